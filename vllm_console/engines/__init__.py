@@ -1,0 +1,1 @@
+"""Engine environments: where vLLM is installed, which options it takes, the tiny models."""

@@ -1,0 +1,1 @@
+"""What is wanted: fleet.toml becomes a Fleet."""

@@ -1,0 +1,1 @@
+"""Where samples go: any window of any subject, and series for graphs."""

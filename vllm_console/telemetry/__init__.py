@@ -1,0 +1,1 @@
+"""Scrape, sample, window: what one worker's /metrics says, in one vocabulary."""

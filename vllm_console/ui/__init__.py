@@ -1,0 +1,1 @@
+"""The screen: draws snapshots, sends commands, knows nothing else."""
