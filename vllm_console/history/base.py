@@ -33,9 +33,7 @@ class History(Protocol):
         `None` when there are not two samples in it.
         """
 
-    def series(
-        self, subject: str, metric: str, seconds: float, step: float
-    ) -> list[float | None]:
+    def series(self, subject: str, metric: str, seconds: float, step: float) -> list[float | None]:
         """One value a step, oldest first, newest last, `None` where a scrape was missed.
 
         `metric` is one of `SERIES`.

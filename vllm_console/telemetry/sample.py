@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+
+from vllm_console.telemetry.names import AVERAGED, PROCESS_START
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,10 +53,78 @@ class Miss:
     """One line: "timed out after 0.8 s", "HTTP 500", "not Prometheus text: '<html>'", …"""
 
 
+def restarted(old: Sample, new: Sample) -> bool:
+    """Whether another process answered: its start time differs, or something counted fell.
+
+    One series that fell is enough to call all of them reset, since they live in one process.
+    """
+    started, starts = old.gauges.get(PROCESS_START), new.gauges.get(PROCESS_START)
+    if started is not None and starts is not None and started != starts:
+        return True
+    was = old.counters
+    if any(was.get(name, 0.0) > value for name, value in new.counters.items()):
+        return True
+    for name, histogram in new.histograms.items():
+        before = old.histograms.get(name)
+        if before is not None and before is not histogram and before.count > histogram.count:
+            return True
+    return False
+
+
 def merge(samples: Iterable[Sample]) -> Sample | None:
     """One sample of several workers: counters, gauges and equal-bound histograms add up.
 
-    `kv_cache_usage` is averaged. Histograms of one name whose bounds differ are left out of the
-    merge except the bounds that most workers share. `None` for no sample at all.
+    `kv_cache_usage` is averaged. Of histograms of one name whose bounds differ, those with the
+    bounds that most workers share (the first such on a tie) are merged and the rest left out.
+    `process_start_time` marks one process and is left out; info labels remain where all agree;
+    `at` is the newest. One sample is its own merge; `None` for none at all.
     """
-    raise NotImplementedError  # written with the room
+    parts = list(samples)
+    if len(parts) < 2:
+        return parts[0] if parts else None
+    info = dict(parts[0].info)
+    for part in parts[1:]:
+        info = {k: v for k, v in info.items() if part.info.get(k) == v}
+    return Sample(
+        at=max(part.at for part in parts),
+        counters=_add(part.counters for part in parts),
+        gauges=merge_gauges(part.gauges for part in parts),
+        histograms=merge_histograms(part.histograms for part in parts),
+        info=info,
+    )
+
+
+def merge_gauges(parts: Iterable[Mapping[str, float]]) -> dict[str, float]:
+    """Gauges of several workers by the rule of `merge`."""
+    values: dict[str, list[float]] = {}
+    for part in parts:
+        for name, value in part.items():
+            if name != PROCESS_START:
+                values.setdefault(name, []).append(value)
+    return {n: sum(v) / len(v) if n in AVERAGED else sum(v) for n, v in values.items()}
+
+
+def merge_histograms(parts: Iterable[Mapping[str, Histogram]]) -> dict[str, Histogram]:
+    """Histograms of several workers by the rule of `merge`."""
+    by_name: dict[str, list[Histogram]] = {}
+    for part in parts:
+        for name, histogram in part.items():
+            by_name.setdefault(name, []).append(histogram)
+    merged = {}
+    for name, histograms in by_name.items():
+        bounds = Counter(h.bounds for h in histograms).most_common(1)[0][0]
+        alike = [h for h in histograms if h.bounds == bounds]
+        merged[name] = Histogram(
+            bounds=bounds,
+            counts=tuple(map(sum, zip(*(h.counts for h in alike), strict=True))),
+            sum=sum(h.sum for h in alike),
+        )
+    return merged
+
+
+def _add(parts: Iterable[Mapping[str, float]]) -> dict[str, float]:
+    total: dict[str, float] = {}
+    for part in parts:
+        for name, value in part.items():
+            total[name] = total.get(name, 0.0) + value
+    return total

@@ -228,6 +228,9 @@ class Gpu:
     power_w: float | None = None
     power_limit_w: float | None = None
     throttle: str | None = None
+    """What holds the clocks down ("thermal (hardware)", "power cap", …)."""
+    fault: str | None = None
+    """Why this GPU answers no more ("fallen off the bus"); `None` while it does."""
 
 
 @dataclass(frozen=True, slots=True)

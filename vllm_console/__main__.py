@@ -1,0 +1,5 @@
+"""`python -m vllm_console` is `vllm-console`."""
+
+from vllm_console.cli.main import main
+
+raise SystemExit(main())

@@ -1,0 +1,137 @@
+"""`vllm-console`: finds the verb, runs it, turns a user's mistake into one line and an exit code."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from enum import IntEnum
+from importlib import import_module
+
+from vllm_console import __version__
+from vllm_console.errors import ConsoleError
+
+
+class ExitCode(IntEnum):
+    """What a shell sees."""
+
+    DONE = 0
+    """It is done."""
+    FAILED = 1
+    """The thing asked about failed or is unhealthy."""
+    USAGE = 2
+    """Wrong usage or invalid configuration."""
+    NO_DAEMON = 3
+    """No daemon answers."""
+    NOT_FOUND = 4
+    """No such model or worker."""
+    TIMED_OUT = 5
+    """It did not happen in time."""
+    INTERRUPTED = 130
+    """Ended by Ctrl-C."""
+
+
+VERBS = {
+    "console": "open the console (what no verb at all does)",
+    "demo": "a whole fleet with traffic, on the spot, without a GPU too",
+    "up": "start the fleet's daemon and its models",
+    "down": "stop the fleet: every worker, then the daemon",
+    "status": "how the fleet is: a table, --json, --watch, --check",
+    "load": "start the workers of a model",
+    "unload": "drain and stop the workers of a model",
+    "restart": "stop and start the workers of a model",
+    "logs": "what a worker wrote",
+    "events": "what happened to the fleet",
+    "validate": "check fleet.toml without starting anything",
+    "config": "a model's effective configuration and where each value comes from",
+    "engines": "install, list and remove engine environments",
+    "completion": "completion for bash, zsh or fish",
+}
+"""Every verb and its one line; a verb's module is imported only when it is used."""
+
+
+def build_parser(verb: str | None = None) -> argparse.ArgumentParser:
+    """The command line; only `verb` is filled in (every verb when it is `None`)."""
+    common = argparse.ArgumentParser(add_help=False)
+    _common(common, default=argparse.SUPPRESS, sets="sets_after_verb")
+    parser = argparse.ArgumentParser(
+        prog="vllm-console",
+        description="Run, watch and tune a fleet of vLLM models from one terminal. "
+        "Without a verb: open the console, starting the daemon if none runs.",
+        epilog="exit codes: 0 done, 1 failed or unhealthy, 2 usage or configuration, "
+        "3 no daemon, 4 no such model or worker, 5 timed out",
+    )
+    parser.add_argument("--version", action="version", version=f"vllm-console {__version__}")
+    _common(parser, default=None)
+    verbs = parser.add_subparsers(dest="verb", metavar="VERB", title="verbs")
+    for name, summary in VERBS.items():
+        sub = verbs.add_parser(name, help=summary, description=f"{summary}.", parents=[common])
+        if verb is None or verb == name:
+            import_module(f"vllm_console.cli.{name}").configure(sub)
+    return parser
+
+
+def _common(parser: argparse.ArgumentParser, default: object, sets: str = "set") -> None:
+    group = parser.add_argument_group("fleet")
+    group.add_argument(
+        "--fleet",
+        metavar="FILE",
+        default=default,
+        help="the fleet file (default: ./fleet.toml, then ~/.config/vllm-console/fleet.toml)",
+    )
+    group.add_argument(
+        "--state-dir", metavar="DIR", default=default, help="where the fleet keeps its state"
+    )
+    group.add_argument(
+        "--set",
+        metavar="KEY=VALUE",
+        action="append",
+        dest=sets,
+        default=default,
+        help="override one value of the fleet file, e.g. models.X.options.max_num_seqs=64",
+    )
+
+
+def _verb_of(argv: Sequence[str]) -> str | None:
+    """The verb on the command line, so that only its module is imported."""
+    words = iter(argv)
+    for word in words:
+        if word in ("--fleet", "--state-dir", "--set"):
+            next(words, None)
+        elif not word.startswith("-"):
+            return word
+    return None
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; the value is the exit code."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    verb = _verb_of(words)
+    if verb is None and not {"-h", "--help", "--version"} & set(words):
+        words.append("console")
+        verb = "console"
+    parser = build_parser(verb if verb in VERBS else "")
+    if verb is not None and verb not in VERBS:
+        import difflib
+
+        near = difflib.get_close_matches(verb, VERBS, n=1)
+        hint = f'; did you mean "{near[0]}"?' if near else "; see vllm-console --help"
+        print(f'vllm-console: no verb "{verb}"{hint}', file=sys.stderr)
+        return ExitCode.USAGE
+    args = parser.parse_args(words)
+    args.set = [*(args.set or ()), *getattr(args, "sets_after_verb", ())]
+    try:
+        return int(import_module(f"vllm_console.cli.{args.verb}").run(args))
+    except ConsoleError as error:
+        print(f"vllm-console: {error}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        return ExitCode.INTERRUPTED
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return ExitCode.DONE
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,176 @@
+"""The control API's one client: HTTP/1.1 over the fleet's unix socket, with the standard library.
+
+It blocks; the console runs it in threads. `http.client` is taken because importing anything
+larger costs more than the whole budget of `status --json`.
+"""
+
+from __future__ import annotations
+
+import json
+import socket
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from http.client import HTTPConnection, HTTPException, HTTPResponse
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote, urlencode
+
+from vllm_console import errors
+from vllm_console.snapshot import Event, Snapshot, from_json
+
+_BY_CODE = {
+    kind.exit_code: kind
+    for kind in (
+        errors.ConsoleError,
+        errors.InvalidInput,
+        errors.NoDaemon,
+        errors.NotFound,
+        errors.TimedOut,
+    )
+}
+
+
+@dataclass(frozen=True, slots=True)
+class LogChunk:
+    """A piece of a worker's log; `offset` is the byte that follows it."""
+
+    offset: int
+    text: str
+
+
+class _UnixConnection(HTTPConnection):
+    def __init__(self, path: Path, timeout: float | None) -> None:
+        super().__init__("localhost")
+        self.path = path
+        self.timeout = timeout
+
+    def connect(self) -> None:
+        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self.sock.settimeout(self.timeout)
+        self.sock.connect(str(self.path))
+
+
+class Client:
+    """Talks to the daemon of one fleet.
+
+    Every method raises `NoDaemon` when nothing answers on the socket, `TimedOut` when the answer
+    takes too long, and the daemon's own error (`NotFound`, `InvalidInput`, …) otherwise.
+    """
+
+    def __init__(self, path: Path, *, timeout: float = 10.0) -> None:
+        self.path = path
+        self.timeout = timeout
+        self._streams: set[_UnixConnection] = set()
+
+    def snapshot_json(self) -> bytes:
+        """The newest snapshot as the daemon wrote it: UTF-8 JSON."""
+        return self._request("GET", "/v1/snapshot")
+
+    def snapshot(self) -> Snapshot:
+        """The newest snapshot."""
+        return from_json(Snapshot, json.loads(self.snapshot_json()))
+
+    def snapshots(self) -> Iterator[Snapshot]:
+        """Snapshots as they are made; blocks between them, ends when the client is closed."""
+        for line in self._lines("/v1/snapshots"):
+            yield from_json(Snapshot, json.loads(line))
+
+    def events(self, after: int = 0, limit: int = 1000) -> list[Event]:
+        """Events with a number above `after`, oldest first; at most the newest `limit`."""
+        query = urlencode({"after": after, "limit": limit})
+        return [from_json(Event, e) for e in self._get_json(f"/v1/events?{query}")["events"]]
+
+    def follow_events(self, after: int = 0) -> Iterator[Event]:
+        """Events with a number above `after`, then each new one; ends when closed."""
+        for line in self._lines(f"/v1/events?{urlencode({'after': after, 'follow': 1})}"):
+            yield from_json(Event, json.loads(line))
+
+    def series(
+        self, subjects: Sequence[str], metrics: Sequence[str], seconds: float, step: float
+    ) -> dict[str, dict[str, list[float | None]]]:
+        """Graph series by subject and metric: one value a step, oldest first, `None` for a gap."""
+        query = urlencode(
+            {"subject": subjects, "metric": metrics, "seconds": seconds, "step": step}, doseq=True
+        )
+        series = self._get_json(f"/v1/history?{query}")["series"]
+        return {s: dict(by_metric) for s, by_metric in series.items()}
+
+    def log(self, worker: str, offset: int | None = None, lines: int = 200) -> LogChunk:
+        """The log of a worker from a byte offset on, or its last lines when there is none."""
+        query: dict[str, int] = {"lines": lines}
+        if offset is not None:
+            query["offset"] = offset
+        data = self._get_json(f"/v1/logs/{quote(worker, safe='')}?{urlencode(query)}")
+        return LogChunk(data["offset"], data["text"])
+
+    def command(self, verb: str, **args: Any) -> dict[str, Any]:
+        """Ask the daemon to do something; returns its answer once it has been accepted."""
+        body = json.dumps({"verb": verb, **args}).encode()
+        answer = json.loads(self._request("POST", "/v1/commands", body))
+        return dict(answer)
+
+    def close(self) -> None:
+        """End every open stream."""
+        for stream in list(self._streams):
+            if stream.sock is not None:
+                try:
+                    stream.sock.shutdown(socket.SHUT_RDWR)
+                except OSError:
+                    pass
+
+    def _get_json(self, target: str) -> dict[str, Any]:
+        return dict(json.loads(self._request("GET", target)))
+
+    def _request(self, method: str, target: str, body: bytes | None = None) -> bytes:
+        connection = _UnixConnection(self.path, self.timeout)
+        try:
+            return self._send(connection, method, target, body).read()
+        except TimeoutError:
+            raise errors.TimedOut(
+                f"the daemon did not answer within {self.timeout:g} s on {self.path}"
+            ) from None
+        except (HTTPException, ConnectionError) as error:
+            raise errors.NoDaemon(f"the daemon on {self.path} went away: {error!r}") from None
+        finally:
+            connection.close()
+
+    def _lines(self, target: str) -> Iterator[bytes]:
+        connection = _UnixConnection(self.path, self.timeout)
+        self._streams.add(connection)
+        try:
+            response = self._send(connection, "GET", target, None)
+            while line := response.readline():
+                yield line
+        except (HTTPException, OSError, ValueError) as error:
+            raise errors.NoDaemon(f"the daemon on {self.path} went away: {error!r}") from None
+        finally:
+            self._streams.discard(connection)
+            connection.close()
+
+    def _send(
+        self, connection: _UnixConnection, method: str, target: str, body: bytes | None
+    ) -> HTTPResponse:
+        try:
+            connection.connect()
+        except TimeoutError:
+            raise
+        except OSError as error:
+            raise errors.NoDaemon(
+                f"no daemon answers on {self.path} ({error.strerror}); "
+                "`vllm-console up -d` starts one"
+            ) from None
+        headers = {"Content-Type": "application/json"} if body else {}
+        connection.request(method, target, body=body, headers=headers)
+        response = connection.getresponse()
+        if response.status >= 400:
+            raise _error_of(response)
+        return response
+
+
+def _error_of(response: HTTPResponse) -> errors.ConsoleError:
+    try:
+        error = json.loads(response.read())["error"]
+        kind = _BY_CODE.get(error["exit_code"], errors.ConsoleError)
+        return kind(error["message"])
+    except (ValueError, KeyError, TypeError):
+        return errors.ConsoleError(f"the daemon answered HTTP {response.status}")

@@ -1,0 +1,156 @@
+"""From a model of the fleet to what a worker launches: engine, source, port, GPUs, environment."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from vllm_console.engines.environment import EngineEnvironment, resolve
+from vllm_console.engines.flags import flag_schema
+from vllm_console.engines.tiny import tiny_model, tiny_source
+from vllm_console.errors import ConsoleError, InvalidInput
+from vllm_console.fleet.command import serve_command
+from vllm_console.fleet.model import ModelConfig
+from vllm_console.fleet.options import FlagSchema, check_options
+from vllm_console.fleet.secrets import resolve_env
+from vllm_console.snapshot import Gpu
+from vllm_console.workers.sockets import free_port
+from vllm_console.workers.spec import LaunchSpec
+
+_KILL_AFTER_DRAIN_S = 10.0
+"""Seconds after the drain timeout at which a worker that still lives is killed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """Everything known about a launch before it happens."""
+
+    spec: LaunchSpec
+    environ: dict[str, str]
+    """The worker's whole environment; may hold secrets, is never written down."""
+    engine: EngineEnvironment
+
+
+async def prepare(
+    worker_id: str,
+    model: ModelConfig,
+    revision: int,
+    *,
+    base: Path,
+    gpus: tuple[Gpu, ...],
+    taken: Mapping[int, int],
+    ports_in_use: Collection[int],
+    environ: Mapping[str, str] = os.environ,
+) -> Prepared:
+    """Decide port, GPUs and environment of one launch.
+
+    `base` is where relative secret files lie, `taken` how many workers use each GPU. Raises
+    `ConsoleError` with the one line that says why this model cannot be started.
+    """
+    engine = await asyncio.to_thread(resolve, model.engine)
+    schema = await asyncio.to_thread(flag_schema, engine)
+    _refuse_bad_options(model, schema)
+    source = await asyncio.to_thread(_source, model, engine, base)
+    indexes = choose_gpus(model, engine, gpus, taken)
+    port = free_port(avoid=ports_in_use)
+    argv = serve_command(str(engine.program), model, source=source, port=port, schema=schema)
+    spec = LaunchSpec(
+        worker_id=worker_id,
+        model=model.name,
+        revision=revision,
+        argv=argv,
+        port=port,
+        served_names=(model.name, *model.aliases),
+        gpus=indexes,
+        stop_grace_s=model.drain_timeout_s + _KILL_AFTER_DRAIN_S,
+        start_timeout_s=model.start_timeout_s,
+    )
+    return Prepared(spec, _environment(model, engine, base, indexes, gpus, environ), engine)
+
+
+def choose_gpus(
+    model: ModelConfig,
+    engine: EngineEnvironment,
+    gpus: tuple[Gpu, ...],
+    taken: Mapping[int, int],
+) -> tuple[int, ...]:
+    """The GPUs of one worker: the named ones, else free ones with the lowest indexes.
+
+    "auto" is what the engine's parallelism needs, or none for a CPU engine or a machine without
+    GPUs. Raises `InvalidInput` or `ConsoleError` when they are not there or not free.
+    """
+    known = {gpu.index for gpu in gpus}
+    if model.devices:
+        missing = [str(i) for i in model.devices if i not in known]
+        if missing:
+            raise InvalidInput(
+                f"models.{model.name}.devices: no GPU {', '.join(missing)} here; "
+                f"there are {len(known)}"
+            )
+        return tuple(model.devices)
+    if model.gpus == "auto":
+        count = 0 if engine.device == "cpu" or not known else _parallelism(model)
+    else:
+        count = model.gpus
+    free = sorted(i for i in known if not taken.get(i))
+    if count > len(free):
+        raise ConsoleError(
+            f"models.{model.name} needs {_count(count, 'GPU')}: {len(free)} of {len(known)} free; "
+            "unload a model, or share cards with devices = […]"
+        )
+    return tuple(free[:count])
+
+
+def _parallelism(model: ModelConfig) -> int:
+    product = 1
+    for option in ("tensor_parallel_size", "pipeline_parallel_size", "data_parallel_size"):
+        size = model.options.get(option)
+        product *= size if isinstance(size, int) else 1
+    return product
+
+
+def _refuse_bad_options(model: ModelConfig, schema: FlagSchema) -> None:
+    problems = check_options(model.options, schema)
+    if problems:
+        raise InvalidInput(f"models.{model.name}.options: {problems[0].text}")
+
+
+def _source(model: ModelConfig, engine: EngineEnvironment, base: Path) -> str:
+    size = tiny_source(model.source)
+    if size is not None:
+        return str(tiny_model(size, engine))
+    local = (base / Path(model.source).expanduser()).resolve()
+    if local.is_dir():
+        return str(local)
+    if model.source.startswith((".", "/", "~")):
+        raise InvalidInput(f"models.{model.name}.source: no directory {local}")
+    return model.source
+
+
+def _environment(
+    model: ModelConfig,
+    engine: EngineEnvironment,
+    base: Path,
+    indexes: tuple[int, ...],
+    gpus: tuple[Gpu, ...],
+    environ: Mapping[str, str],
+) -> dict[str, str]:
+    env = {k: v for k, v in environ.items() if not k.startswith("VLLM_CONSOLE_")}
+    env["PATH"] = os.pathsep.join((str(engine.program.parent), env.get("PATH", os.defpath)))
+    env["PYTHONUNBUFFERED"] = "1"  # stages are read from the log as they happen
+    if indexes:
+        uuids = {gpu.index: gpu.uuid for gpu in gpus}
+        env["CUDA_VISIBLE_DEVICES"] = ",".join(uuids[i] for i in indexes)
+    elif gpus and engine.device != "cpu":
+        env["CUDA_VISIBLE_DEVICES"] = ""
+    env.update(resolve_env(model.env, base, environ))
+    return env
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"
+
+

@@ -1,0 +1,101 @@
+"""A model of the fleet as the daemon runs it: what is wanted, and the workers that serve it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+
+from vllm_console.fleet.model import ModelConfig
+from vllm_console.workers.states import ENDED, LOADING, SERVING, State
+from vllm_console.workers.worker import Worker
+
+_TELLING = (
+    State.READY,
+    State.STALLED,
+    State.DRAINING,
+    State.STARTING,
+    State.QUEUED,
+    State.BACKOFF,
+    State.ASLEEP,
+    State.STOPPING,
+    State.CRASH_LOOP,
+    State.FAILED,
+    State.STOPPED,
+)
+"""A model's state is the first of these that one of its workers is in."""
+
+
+@dataclass(slots=True)
+class ServedModel:
+    """One model: its configuration, how many workers are wanted, and those there are."""
+
+    config: ModelConfig
+    revision: int
+    make_worker: Callable[[ServedModel, str], Worker]
+    wanted: int = 0
+    workers: dict[str, Worker] = field(default_factory=dict)
+    engine_environment: str | None = None
+    command: tuple[str, ...] = ()
+    weights_bytes: int | None = None
+
+    @property
+    def name(self) -> str:
+        """Its name in fleet.toml, which is the name clients ask for."""
+        return self.config.name
+
+    @property
+    def state(self) -> State:
+        """The most telling state among its workers."""
+        states = {State(worker.view.state) for worker in self.workers.values()}
+        return next((state for state in _TELLING if state in states), State.STOPPED)
+
+    @property
+    def ready(self) -> int:
+        """Workers that take requests."""
+        return sum(worker.view.state in SERVING for worker in self.workers.values())
+
+    def load(self, count: int | None = None) -> list[Worker]:
+        """Want `count` workers (default: as fleet.toml says) and start those that are missing."""
+        self.wanted = max(self.wanted, self.config.workers if count is None else count, 1)
+        started = []
+        for number in range(1, self.wanted + 1):
+            worker_id = f"{self.name}-{number}"
+            worker = self.workers.get(worker_id)
+            if worker is None:
+                worker = self.workers[worker_id] = self.make_worker(self, worker_id)
+            if worker.view.state in ENDED or worker.view.state == State.BACKOFF:
+                worker.load()
+                started.append(worker)
+        return started
+
+    def unload(self) -> list[Worker]:
+        """Want none; returns the workers to unload."""
+        self.wanted = 0
+        return list(self.workers.values())
+
+    def drop_stopped(self) -> list[Worker]:
+        """Forget workers beyond those wanted that have stopped; returns them."""
+        gone = [
+            worker
+            for worker in list(self.workers.values())[self.wanted :]
+            if worker.view.state == State.STOPPED
+        ]
+        for worker in gone:
+            del self.workers[worker.view.id]
+        return gone
+
+    def settled(self) -> bool:
+        """Whether nothing is on its way: each worker is serving, or has ended."""
+        return not any(worker.view.state in LOADING for worker in self.workers.values())
+
+
+def find_worker(models: Iterable[ServedModel], name: str) -> tuple[ServedModel, Worker] | None:
+    """The worker of that id, or the first worker of the model of that name."""
+    for model in models:
+        if name in model.workers:
+            return model, model.workers[name]
+    for model in models:
+        if name == model.name or name in model.config.aliases:
+            for worker in model.workers.values():
+                return model, worker
+    return None

@@ -1,0 +1,36 @@
+"""Durations as people write them: "350ms", "15m", "1h30m"."""
+
+from __future__ import annotations
+
+import re
+
+_SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+_PART = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)")
+_WHOLE = re.compile(rf"(?:{_PART.pattern})+")
+
+
+def parse_duration(text: str) -> float:
+    """Seconds of a duration such as "350ms", "30s", "15m" or "1h30m".
+
+    Raises `ValueError` with the line a user reads.
+    """
+    compact = text.replace(" ", "")
+    if not _WHOLE.fullmatch(compact):
+        raise ValueError(
+            f'not a duration: "{text}"; write a number and a unit (ms, s, m, h, d), such as "15m"'
+        )
+    return sum(float(number) * _SECONDS[unit] for number, unit in _PART.findall(compact))
+
+
+def format_duration(seconds: float) -> str:
+    """The shortest single-unit spelling that `parse_duration` reads back to the same number."""
+    for unit in ("d", "h", "m", "s"):
+        count = seconds / _SECONDS[unit]
+        if count >= 1 and count == int(count):
+            return f"{int(count)}{unit}"
+    if seconds == 0:
+        return "0s"
+    millis = round(seconds * 1000, 6)
+    if seconds < 1 and millis == int(millis):
+        return f"{int(millis)}ms"
+    return f"{seconds:.12g}s" if seconds >= 0.001 else f"{millis:.12g}ms"

@@ -1,0 +1,101 @@
+"""The difference of two cumulative samples: every rate and every percentile is of a window."""
+
+from __future__ import annotations
+
+import math
+from bisect import bisect_left, bisect_right
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+from vllm_console.snapshot import Quantiles
+from vllm_console.telemetry.sample import Sample
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """What happened between two samples of one subject.
+
+    The samples are reset-corrected (by the history that made the window). Whatever they cannot
+    tell is `None`: a name one of them lacks, buckets that differ, an interval of no length.
+    """
+
+    old: Sample
+    new: Sample
+
+    @property
+    def seconds(self) -> float:
+        """Length of the window."""
+        return self.new.at - self.old.at
+
+    def delta(self, counter: str) -> float | None:
+        """By how much a counter grew, in its own unit."""
+        old, new = self.old.counters.get(counter), self.new.counters.get(counter)
+        if old is None or new is None or new < old:
+            return None
+        return new - old
+
+    def rate(self, counter: str) -> float | None:
+        """Growth of a counter per second."""
+        delta = self.delta(counter)
+        return None if delta is None or self.seconds <= 0 else delta / self.seconds
+
+    def ratio(self, part: str, whole: str) -> float | None:
+        """Growth of one counter as a share of another's; `None` where the other did not grow."""
+        of, by = self.delta(whole), self.delta(part)
+        return None if by is None or not of else by / of
+
+    def buckets(self, histogram: str) -> tuple[tuple[float, int], ...]:
+        """Observations a bucket, not cumulative: (upper bound, count), the last bound is inf.
+
+        Empty where the window cannot tell.
+        """
+        difference = self._difference(histogram)
+        if difference is None:
+            return ()
+        bounds, counts = difference
+        each = [counts[0], *(b - a for a, b in pairwise(counts))]
+        return tuple(
+            (bound, round(count)) for bound, count in zip((*bounds, math.inf), each, strict=True)
+        )
+
+    def quantiles(self, histogram: str) -> Quantiles:
+        """P50, P95 and P99 of the observations in the window, by `quantile`."""
+        difference = self._difference(histogram)
+        if difference is None:
+            return Quantiles()
+        bounds, counts = difference
+        return Quantiles(
+            p50=quantile(0.50, bounds, counts),
+            p95=quantile(0.95, bounds, counts),
+            p99=quantile(0.99, bounds, counts),
+            count=round(counts[-1]),
+        )
+
+    def _difference(self, name: str) -> tuple[tuple[float, ...], list[float]] | None:
+        """Bounds, and cumulative bucket counts of the window alone."""
+        old, new = self.old.histograms.get(name), self.new.histograms.get(name)
+        if old is None or new is None or old.bounds != new.bounds:
+            return None
+        counts = [b - a for a, b in zip(old.counts, new.counts, strict=True)]
+        return None if counts[-1] < 0 else (new.bounds, counts)
+
+
+def quantile(q: float, bounds: Sequence[float], counts: Sequence[float]) -> float | None:
+    """The `q`-quantile (0..1) of a histogram, in the unit of its bounds; `None` when empty.
+
+    As Prometheus' `histogram_quantile` has it (promql/quantile.go, bucketQuantile): the
+    observations of a bucket are taken to be spread evenly over it, the first bucket to begin at 0,
+    and a quantile in the +Inf bucket is given as that bucket's lower bound. `counts` are
+    cumulative and one longer than `bounds`, as in `Histogram`.
+    """
+    total = counts[-1]
+    if total <= 0 or not bounds:
+        return None
+    rank = q * total
+    index = bisect_left(counts, rank) if rank > 0 else bisect_right(counts, 0.0)
+    if index == len(bounds):
+        return bounds[-1]
+    upper = bounds[index]
+    lower, below = (bounds[index - 1], counts[index - 1]) if index else (min(0.0, upper), 0.0)
+    return lower + (upper - lower) * (rank - below) / (counts[index] - below)

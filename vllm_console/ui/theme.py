@@ -1,0 +1,140 @@
+"""Colours: two themes of our own, inks derived for any other, and inks as terminal styles.
+
+One hue a panel for identity; green, amber and red only for state. Text comes in four inks
+(value, text, label, dim) and a fifth, track, for the empty part of a bar.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import lru_cache
+
+from rich.style import Style
+from textual.color import Color
+from textual.theme import Theme
+
+from vllm_console.ui.rows import SHADES
+
+PANELS = ("engines", "performance", "batching", "scaling")
+DEFAULT = "console-night"
+
+_BLENDS = (("value", 1.0), ("label", 0.68), ("dim", 0.45), ("track", 0.16), ("select", 0.14))
+"""How far an ink lies from the background towards the foreground in a theme that is not ours."""
+_EDGE = 0.38
+"""How far a border lies from the background towards its panel's hue."""
+
+
+def _theme(
+    name: str, *, dark: bool, base: tuple[str, str, str, str], state: tuple[str, str, str],
+    inks: tuple[str, str, str, str, str], hues: tuple[str, str, str, str],
+) -> Theme:  # fmt: skip
+    foreground, background, surface, panel = base
+    ok, warn, crit = state
+    variables = dict(
+        zip(("ink-value", "ink-label", "ink-dim", "ink-track", "ink-select"), inks, strict=True)
+    )
+    variables |= {f"hue-{p}": hue for p, hue in zip(PANELS, hues, strict=True)}
+    variables |= {f"edge-{p}": _blend(background, variables[f"hue-{p}"], _EDGE) for p in PANELS}
+    return Theme(
+        name=name, dark=dark, primary=hues[0], secondary=hues[1], accent=warn,
+        foreground=foreground, background=background, surface=surface, panel=panel,
+        success=ok, warning=warn, error=crit, variables=variables,
+    )  # fmt: skip
+
+
+def _blend(background: str, foreground: str, factor: float) -> str:
+    return Color.parse(background).blend(Color.parse(foreground), factor).hex
+
+
+NIGHT = _theme(
+    "console-night",
+    dark=True,
+    base=("#d5dde8", "#0b0f14", "#0f141b", "#161d27"),
+    state=("#63c174", "#e5b53d", "#f2635e"),
+    inks=("#e8eef6", "#8a97a8", "#5f6c7d", "#222b37", "#1c2a3a"),
+    hues=("#6cb6ff", "#57c7b6", "#b294f2", "#e39a5b"),
+)
+DAY = _theme(
+    "console-day",
+    dark=False,
+    base=("#24303d", "#fbfcfd", "#f4f6f9", "#e9edf2"),
+    state=("#1a7f37", "#9a6700", "#c62828"),
+    inks=("#10181f", "#566373", "#8491a1", "#dde3ea", "#dce8f6"),
+    hues=("#1667c2", "#0b7a6c", "#6f42c1", "#b35900"),
+)
+
+
+def derived(theme: Theme) -> dict[str, str]:
+    """The variables our styles need, for a theme that does not set them itself."""
+    ours = NIGHT if theme.dark else DAY
+    background = theme.background or ("#121212" if theme.dark else "#fbfcfd")
+    foreground = theme.foreground or ("#e0e0e0" if theme.dark else "#1f1f1f")
+    variables = {f"ink-{name}": _blend(background, foreground, by) for name, by in _BLENDS}
+    for panel in PANELS:
+        hue = ours.variables[f"hue-{panel}"]
+        variables[f"hue-{panel}"] = hue
+        variables[f"edge-{panel}"] = _blend(background, hue, _EDGE)
+    return variables
+
+
+class Inks(dict[str, Style]):
+    """Styles by ink name for one theme, made when first asked for.
+
+    >>> inks["warn!"], inks["engines3"], inks["on track"], inks["value@"]
+    """
+
+    def __init__(self, variables: Mapping[str, str]) -> None:
+        super().__init__()
+        colour = {name: Color.parse(variables[name]) for name in _NEEDED}
+        self._background = colour["background"]
+        self._select = Style(bgcolor=colour["ink-select"].rich_color)
+        self._colours = {
+            "": colour["foreground"],
+            "text": colour["foreground"],
+            "ok": colour["success"],
+            "warn": colour["warning"],
+            "crit": colour["error"],
+            **{name: colour[f"ink-{name}"] for name in ("value", "label", "dim", "track")},
+            **{name: colour[f"hue-{name}"] for name in PANELS},
+        }
+        for panel in PANELS:
+            for shade in range(SHADES):
+                depth = 0.24 + 0.76 * shade / (SHADES - 1)
+                self._colours[f"{panel}{shade}"] = self._background.blend(
+                    colour[f"hue-{panel}"], depth
+                )
+        for state in ("ok", "warn", "crit"):
+            self._colours[f"{state}-soft"] = self._background.blend(self._colours[state], 0.14)
+
+    def __missing__(self, ink: str) -> Style:
+        name, at, _ = ink.partition("@")
+        base, bold, _ = name.partition("!")
+        if base.startswith("on "):
+            style = Style(bgcolor=self._colours[base[3:]].rich_color)
+        else:
+            style = Style(
+                color=self._colours[base].rich_color,
+                bgcolor=self._background.rich_color,
+                bold=bool(bold) or base == "value",
+            )
+        if at:
+            style += self._select
+        self[ink] = style
+        return style
+
+
+_NEEDED = (
+    "foreground", "background", "success", "warning", "error",
+    "ink-value", "ink-label", "ink-dim", "ink-track", "ink-select",
+    *(f"hue-{name}" for name in PANELS),
+)  # fmt: skip
+
+
+@lru_cache(maxsize=4)
+def _inks(values: tuple[str, ...]) -> Inks:
+    return Inks(dict(zip(_NEEDED, values, strict=True)))
+
+
+def inks(variables: Mapping[str, str]) -> Inks:
+    """The inks of a theme's variables."""
+    return _inks(tuple(variables[name] for name in _NEEDED))

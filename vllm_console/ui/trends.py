@@ -1,0 +1,100 @@
+"""The last minutes of every graph: one value a snapshot, kept beside the newest snapshot."""
+
+from __future__ import annotations
+
+import math
+from array import array
+from collections.abc import Iterable, Mapping, Sequence
+
+from vllm_console.snapshot import Load, Model, Snapshot, Worker
+
+METRICS = (
+    "running",
+    "waiting",
+    "kv_cache_usage",
+    "generation_tokens_per_s",
+    "prompt_tokens_per_s",
+    "requests_per_s",
+    "ttft_p95_s",
+)
+KEPT = 600
+"""Values a trend keeps: the widest graph there is shows two a cell."""
+
+_MISSING = math.nan
+
+
+class Trends:
+    """Graph values by subject ("model/NAME", "worker/ID", "fleet") and metric; newest last."""
+
+    def __init__(self) -> None:
+        self._values: dict[tuple[str, str], array[float]] = {}
+
+    def tail(self, subject: str, metric: str, size: int) -> list[float | None]:
+        """The newest `size` values or fewer, `None` where there was no sample."""
+        values = self._values.get((subject, metric))
+        if values is None:
+            return []
+        return [None if v != v else v for v in values[-size:]]
+
+    def replace(self, series: Mapping[str, Mapping[str, Iterable[float | None]]]) -> None:
+        """Take over what the daemon remembers; drops all that was here."""
+        self._values.clear()
+        for subject, metrics in series.items():
+            for metric, values in metrics.items():
+                self._values[subject, metric] = array(
+                    "d", [_MISSING if v is None else v for v in values]
+                )
+
+    def append(self, snapshot: Snapshot) -> None:
+        """Add one value to every trend; subjects that are gone are forgotten."""
+        subjects: dict[str, Load | Worker] = {"fleet": total(snapshot.models)}
+        for model in snapshot.models:
+            subjects[f"model/{model.name}"] = model.load
+            if len(model.workers) > 1:
+                subjects.update({f"worker/{w.id}": w for w in model.workers})
+        for key in [key for key in self._values if key[0] not in subjects]:
+            del self._values[key]
+        for subject, load in subjects.items():
+            for metric in METRICS:
+                self._push(subject, metric, value_of(load, metric))
+
+    def _push(self, subject: str, metric: str, value: float | None) -> None:
+        values = self._values.setdefault((subject, metric), array("d"))
+        values.append(_MISSING if value is None else value)
+        if len(values) > 2 * KEPT:
+            del values[:-KEPT]
+
+
+def value_of(load: Load | Worker, metric: str) -> float | None:
+    """What a load says about a metric now."""
+    if metric == "ttft_p95_s":
+        return load.latency.ttft_s.p95
+    value: float | None = getattr(load, metric)
+    return value
+
+
+def total(models: Sequence[Model]) -> Load:
+    """The load of the whole fleet: sums of what is known, `None` where nothing is."""
+
+    def add(name: str) -> float | None:
+        values = [v for m in models if (v := getattr(m.load, name)) is not None]
+        return sum(values) if values else None
+
+    running, waiting = add("running"), add("waiting")
+    return Load(
+        running=None if running is None else int(running),
+        waiting=None if waiting is None else int(waiting),
+        generation_tokens_per_s=add("generation_tokens_per_s"),
+        prompt_tokens_per_s=add("prompt_tokens_per_s"),
+        requests_per_s=add("requests_per_s"),
+    )
+
+
+def subjects_of(snapshot: Snapshot) -> list[str]:
+    """Every subject that has a trend."""
+    names = ["fleet"]
+    for model in snapshot.models:
+        names.append(f"model/{model.name}")
+        if len(model.workers) > 1:
+            names += [f"worker/{w.id}" for w in model.workers]
+    return names
