@@ -27,6 +27,7 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import cast
 
 import httptools
 
@@ -412,11 +413,10 @@ class _Connection(asyncio.Protocol):
     # What the transport calls.
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
+        self._transport = cast(asyncio.Transport, transport)
         self._parser = httptools.HttpResponseParser(self)
         if not self._pool._opened(self):
-            transport.abort()
+            self.abort()
 
     def data_received(self, data: bytes) -> None:
         if self._parser is None or not self.busy or self._error is not None:

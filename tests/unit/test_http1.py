@@ -6,12 +6,13 @@ import asyncio
 import itertools
 import socket
 import threading
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
 from contextlib import asynccontextmanager, suppress
-from typing import Any
+from typing import Any, TypeVar
 
 import pytest
 import uvicorn
+import uvloop
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -27,17 +28,38 @@ from vllm_console.http1 import (
     StreamedResponse,
 )
 
+T = TypeVar("T")
 Connection = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 
 CHUNKED = b"HTTP/1.1 200\r\ntransfer-encoding: chunked\r\n\r\n"
 OK = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok"
 
 
+new_loop: list[Callable[[], asyncio.AbstractEventLoop]] = [asyncio.new_event_loop]
+
+
+@pytest.fixture(
+    autouse=True,
+    scope="module",
+    params=[asyncio.new_event_loop, uvloop.new_event_loop],
+    ids=["asyncio", "uvloop"],
+)
+def kind_of_loop(request: pytest.FixtureRequest) -> None:
+    """Everything here holds on both event loops the program uses."""
+    new_loop[0] = request.param
+
+
+def run(main: Coroutine[Any, Any, T]) -> T:
+    with asyncio.Runner(loop_factory=new_loop[0]) as runner:
+        return runner.run(main)
+
+
 class RawServer:
     """A hand-written server: `serve` plays one connection; what arrives is recorded."""
 
-    def __init__(self, serve: Connection) -> None:
+    def __init__(self, serve: Connection, host: str = "127.0.0.1") -> None:
         self._serve = serve
+        self._host = host
         self._tasks: set[asyncio.Task[Any]] = set()
         self.connected = asyncio.Event()
         self.connections = 0
@@ -45,8 +67,9 @@ class RawServer:
         self.url = ""
 
     async def __aenter__(self) -> RawServer:
-        self._server = await asyncio.start_server(self._accept, "127.0.0.1", 0)
-        host, port = self._server.sockets[0].getsockname()
+        self._server = await asyncio.start_server(self._accept, self._host, 0)
+        self.addresses = [listener.getsockname()[:2] for listener in self._server.sockets]
+        host, port = self.addresses[0]
         self.url = f"http://{host}:{port}/"
         return self
 
@@ -123,7 +146,7 @@ def get_from(
         ):
             return await pool.request("GET", server.url, timeout=timeout)
 
-    return asyncio.run(main())
+    return run(main())
 
 
 async def app(scope: Any, receive: Any, send: Any) -> None:
@@ -178,7 +201,7 @@ def test_a_request_reaches_uvicorn_and_comes_back_whole(uvicorn_url: str) -> Non
                 "POST", f"{uvicorn_url}/a/b?c=1", headers=[("X-Echo", "7")], body=b"hi", timeout=5
             )
 
-    response = asyncio.run(main())
+    response = run(main())
     assert response.status == 200
     assert response.body == b"POST /a/b c=1 hi"
     assert (b"x-echo", b"7") in response.headers
@@ -189,7 +212,7 @@ def test_a_status_that_is_not_200_is_a_response_not_an_error(uvicorn_url: str) -
         async with pool_of() as pool:
             return await pool.request("GET", f"{uvicorn_url}/missing", timeout=5)
 
-    assert asyncio.run(main()).status == 404
+    assert run(main()).status == 404
 
 
 def test_head_reads_no_body(uvicorn_url: str) -> None:
@@ -198,7 +221,7 @@ def test_head_reads_no_body(uvicorn_url: str) -> None:
             head = await pool.request("HEAD", uvicorn_url, timeout=5)
             return head, await pool.request("GET", uvicorn_url, timeout=5)
 
-    head, after = asyncio.run(main())
+    head, after = run(main())
     assert (head.status, head.body) == (200, b"")
     assert after.body.startswith(b"GET / ")
 
@@ -210,7 +233,7 @@ def test_a_connection_is_reused_one_after_another_and_not_shared_at_once(uvicorn
             crowd = [pool.request("GET", uvicorn_url, timeout=5) for _ in range(20)]
             return row, await asyncio.gather(*crowd)
 
-    row, crowd = asyncio.run(main())
+    row, crowd = run(main())
     assert len({dict(response.headers)[b"x-client"] for response in row}) == 1
     assert len({dict(response.headers)[b"x-client"] for response in crowd}) == 20
 
@@ -225,7 +248,7 @@ def test_a_stream_gives_its_pieces_and_its_connection_back(uvicorn_url: str) -> 
                     clients.add(dict(response.headers)[b"x-client"])
             return response.status, pieces, len(clients)
 
-    status, pieces, clients = asyncio.run(main())
+    status, pieces, clients = run(main())
     assert status == 200
     assert b"".join(pieces) == b"one two three"
     assert all(pieces)
@@ -247,7 +270,7 @@ def test_the_request_on_the_wire_is_what_http_asks_for() -> None:
             await pool.request("POST", server.url, body=b"{}", headers=[("a", "b")], timeout=5)
             return server.url.removeprefix("http://").rstrip("/")
 
-    host = asyncio.run(main()).encode()
+    host = run(main()).encode()
     assert heads == [
         (b"GET /?x=1 HTTP/1.1\r\nhost: " + host + b"\r\n\r\n", b""),
         (b"POST / HTTP/1.1\r\nhost: " + host + b"\r\ncontent-length: 0\r\n\r\n", b""),
@@ -302,7 +325,7 @@ def test_where_the_network_cuts_a_response_does_not_matter(
         async with RawServer(serve) as server, pool_of() as pool:
             return (await pool.request("GET", server.url, timeout=5)).body
 
-    assert asyncio.run(main()) == b"".join(parts)
+    assert run(main()) == b"".join(parts)
 
 
 @pytest.mark.parametrize(
@@ -316,7 +339,7 @@ def test_where_the_network_cuts_a_response_does_not_matter(
         (b"\x16\x03\x01\x00\xa5", BadResponse, "not an HTTP/1.1 response"),
         (b"HTTP/1.1 200 OK\r\ncontent-length: pony\r\n\r\n", BadResponse, "not an HTTP/1.1"),
         (CHUNKED + b"zz\r\n", BadResponse, "not an"),
-        (b"HTTP/1.1 101 Switching\r\nconnection: upgrade\r\nupgrade: x\r\n\r\n", BadResponse, "not"),
+        (b"HTTP/1.1 101 Other\r\nconnection: upgrade\r\nupgrade: x\r\n\r\n", BadResponse, "not"),
         (b"HTTP/1.1 200 OK\r\n" + b"x: " + b"y" * 400_000, BadResponse, "of headers and no body"),
         (b"HTTP/1.1 100 Continue\r\n\r\n" * 20_000, BadResponse, "of headers and no body"),
         (b"HTTP/1.1 200 OK\r\ncontent-length: 1001\r\n\r\n", BadResponse, "of over 1000 bytes"),
@@ -358,7 +381,7 @@ def test_a_server_that_hangs_costs_the_timeout_and_no_more(sent: bytes) -> None:
             await asyncio.wait_for(server.closed_by_client.wait(), 5)
             return took
 
-    assert 0.15 < asyncio.run(main()) < 2.0
+    assert 0.15 < run(main()) < 2.0
 
 
 def test_a_response_that_drips_is_timed_as_a_whole() -> None:
@@ -378,7 +401,7 @@ def test_a_response_that_drips_is_timed_as_a_whole() -> None:
                 with pytest.raises(RequestTimedOut, match="response not complete within"):
                     await read_all(response)
 
-    asyncio.run(main())
+    run(main())
 
 
 def test_a_server_that_does_not_accept_is_a_connect_timeout() -> None:
@@ -399,7 +422,7 @@ def test_a_server_that_does_not_accept_is_a_connect_timeout() -> None:
                 for filler in fill:
                     filler.close()
 
-    asyncio.run(main())
+    run(main())
 
 
 def test_nothing_listening_is_connect_failed() -> None:
@@ -411,8 +434,8 @@ def test_nothing_listening_is_connect_failed() -> None:
                 with pytest.raises(ConnectFailed, match=r"/x: connection refused$"):
                     await pool.request("GET", url, timeout=5)
 
-    asyncio.run(main("127.0.0.1"))
-    asyncio.run(main("localhost"))
+    run(main("127.0.0.1"))
+    run(main("localhost"))
 
 
 def test_a_kept_connection_that_died_is_replaced_for_get() -> None:
@@ -431,7 +454,7 @@ def test_a_kept_connection_that_died_is_replaced_for_get() -> None:
             assert hang_up.is_set()
             return server.connections
 
-    assert asyncio.run(main()) == 2
+    assert run(main()) == 2
 
 
 def test_a_fresh_connection_that_dies_is_not_tried_again() -> None:
@@ -441,7 +464,7 @@ def test_a_fresh_connection_that_dies_is_not_tried_again() -> None:
                 await pool.request("GET", server.url, timeout=5)
             return server.connections
 
-    assert asyncio.run(main()) == 1
+    assert run(main()) == 1
 
 
 def test_a_post_is_never_sent_twice() -> None:
@@ -457,7 +480,7 @@ def test_a_post_is_never_sent_twice() -> None:
                 await pool.request("POST", server.url, timeout=5)
             return server.connections
 
-    assert asyncio.run(main()) == 1
+    assert run(main()) == 1
 
 
 def test_a_half_answered_get_is_not_tried_again() -> None:
@@ -474,7 +497,7 @@ def test_a_half_answered_get_is_not_tried_again() -> None:
                 await pool.request("GET", server.url, timeout=5)
             return server.connections
 
-    assert asyncio.run(main()) == 1
+    assert run(main()) == 1
 
 
 @pytest.mark.parametrize(
@@ -494,7 +517,7 @@ def test_a_connection_that_cannot_be_trusted_is_not_reused(first: bytes) -> None
                 assert (await pool.request("GET", server.url, timeout=5)).body == b"ok"
             return server.connections
 
-    assert asyncio.run(main()) == 2
+    assert run(main()) == 2
 
 
 def test_an_idle_connection_that_speaks_unasked_is_closed() -> None:
@@ -511,7 +534,7 @@ def test_an_idle_connection_that_speaks_unasked_is_closed() -> None:
             await pool.request("GET", server.url, timeout=5)
             await asyncio.wait_for(server.closed_by_client.wait(), 5)
 
-    asyncio.run(main())
+    run(main())
 
 
 def test_idle_connections_are_closed_after_their_time() -> None:
@@ -522,7 +545,7 @@ def test_idle_connections_are_closed_after_their_time() -> None:
             await pool.request("GET", server.url, timeout=5)
             assert server.connections == 2
 
-    asyncio.run(main())
+    run(main())
 
 
 def test_no_more_idle_connections_are_kept_than_allowed(uvicorn_url: str) -> None:
@@ -534,7 +557,7 @@ def test_no_more_idle_connections_are_kept_than_allowed(uvicorn_url: str) -> Non
         async with pool_of(max_idle_per_host=2) as pool:
             return len(await clients(pool) & await clients(pool))
 
-    assert asyncio.run(main()) == 2
+    assert run(main()) == 2
 
 
 def test_a_cancelled_request_closes_its_socket() -> None:
@@ -547,7 +570,7 @@ def test_a_cancelled_request_closes_its_socket() -> None:
                 await task
             await asyncio.wait_for(server.closed_by_client.wait(), 5)
 
-    asyncio.run(main())
+    run(main())
 
 
 def endless(written: list[int]) -> Connection:
@@ -571,7 +594,7 @@ def test_leaving_a_stream_early_closes_its_socket() -> None:
                     break
             await asyncio.wait_for(server.closed_by_client.wait(), 5)
 
-    asyncio.run(main())
+    run(main())
 
 
 def test_a_slow_reader_of_a_stream_slows_the_server_down() -> None:
@@ -599,7 +622,7 @@ def test_a_slow_reader_of_a_stream_slows_the_server_down() -> None:
                 read += len(await anext(chunks))
             assert await settled(written) > stopped
 
-    asyncio.run(main())
+    run(main())
 
 
 def test_a_stream_that_breaks_off_says_so_after_what_arrived() -> None:
@@ -616,7 +639,7 @@ def test_a_stream_that_breaks_off_says_so_after_what_arrived() -> None:
                 await read_all(response, got)
         return got
 
-    assert asyncio.run(main()) == b"abc"
+    assert run(main()) == b"abc"
 
 
 def test_closing_the_pool_ends_requests_in_flight_and_refuses_new_ones() -> None:
@@ -632,7 +655,7 @@ def test_closing_the_pool_ends_requests_in_flight_and_refuses_new_ones() -> None
                 await pool.request("GET", server.url, timeout=5)
             await pool.close()
 
-    asyncio.run(main())
+    run(main())
 
 
 @pytest.mark.parametrize(
@@ -649,7 +672,7 @@ def test_a_url_that_cannot_be_asked_is_refused_in_one_line(url: str) -> None:
                 await pool.request("GET", url, timeout=5)
             assert "\n" not in str(caught.value)
 
-    asyncio.run(main())
+    run(main())
 
 
 @pytest.mark.parametrize(
@@ -669,22 +692,18 @@ def test_a_header_cannot_smuggle_another(method: str, header: tuple[str, str]) -
                 await pool.request(method, server.url, headers=[header], timeout=5)
             return server.connections
 
-    assert asyncio.run(main()) == 0
+    assert run(main()) == 0
 
 
 def test_ipv6_and_names_are_reached() -> None:
     async def main() -> list[bytes]:
         bodies = []
-        server = await asyncio.start_server(
-            lambda reader, writer: answering(OK, close=True)(reader, writer), "localhost", 0
-        )
-        async with server, pool_of() as pool:
-            for listener in server.sockets:
-                name = "[::1]" if listener.family == socket.AF_INET6 else "127.0.0.1"
-                port = listener.getsockname()[1]
-                response = await pool.request("GET", f"http://{name}:{port}/", timeout=5)
-                bodies.append(response.body)
-            response = await pool.request("GET", f"http://localhost:{port}/", timeout=5)
-        return [*bodies, response.body]
+        async with RawServer(answering(OK), "localhost") as server, pool_of() as pool:
+            for host, port in server.addresses:
+                literal = f"[{host}]" if ":" in host else host
+                for name in (literal, "localhost"):
+                    response = await pool.request("GET", f"http://{name}:{port}/", timeout=5)
+                    bodies.append(response.body)
+        return bodies
 
-    assert set(asyncio.run(main())) == {b"ok"}
+    assert set(run(main())) == {b"ok"}

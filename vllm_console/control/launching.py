@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -32,6 +32,8 @@ class Prepared:
     environ: dict[str, str]
     """The worker's whole environment; may hold secrets, is never written down."""
     engine: EngineEnvironment
+    source: str
+    """What `vllm serve` is given as the model: a hub id or a local directory."""
 
 
 async def prepare(
@@ -68,7 +70,7 @@ async def prepare(
         stop_grace_s=model.drain_timeout_s + _KILL_AFTER_DRAIN_S,
         start_timeout_s=model.start_timeout_s,
     )
-    return Prepared(spec, _environment(model, engine, base, indexes, gpus, environ), engine)
+    return Prepared(spec, _environment(model, engine, base, indexes, gpus, environ), engine, source)
 
 
 def choose_gpus(
@@ -102,6 +104,15 @@ def choose_gpus(
             "unload a model, or share cards with devices = […]"
         )
     return tuple(free[:count])
+
+
+def weights_bytes(source: str) -> int | None:
+    """Bytes of the weight files of a local model directory; `None` for a hub id."""
+    directory = Path(source)
+    if not directory.is_dir():
+        return None
+    sizes = [file.stat().st_size for file in directory.glob("*.safetensors")]
+    return sum(sizes) if sizes else None
 
 
 def _parallelism(model: ModelConfig) -> int:

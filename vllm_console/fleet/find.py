@@ -93,3 +93,10 @@ def locate(
         state = Path(environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state")
         root = state / "vllm-console" / name
     return Place(path, name, root.absolute())
+
+
+def panels_dir(place: Place) -> Path | None:
+    """The user's own panel folder, `[ui] panels` of the fleet file; `None` for the built-in ones."""
+    ui = tomllib.loads(place.fleet_file.read_text(encoding="utf-8")).get("ui", {})
+    folder = ui.get("panels") if isinstance(ui, dict) else None
+    return place.fleet_file.parent / Path(folder).expanduser() if isinstance(folder, str) else None

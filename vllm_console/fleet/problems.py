@@ -37,7 +37,7 @@ class FleetError(InvalidInput):
 def nearest(word: str, known: Iterable[str]) -> str | None:
     """The known spelling closest to `word`, or `None` when none is close."""
     folded = {name.lower().replace("-", "_"): name for name in known}
-    close = difflib.get_close_matches(word.lower().replace("-", "_"), folded, n=1, cutoff=0.6)
+    close = difflib.get_close_matches(word.lower().replace("-", "_"), folded, n=1, cutoff=0.7)
     return folded[close[0]] if close else None
 
 

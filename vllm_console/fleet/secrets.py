@@ -73,8 +73,9 @@ def _value(key: str, secret: Secret, base: Path, environ: Mapping[str, str]) -> 
     return value
 
 
-_SECRET_WORDS = frozenset({"TOKEN", "SECRET", "PASSWORD", "PASSWD", "PASSPHRASE", "APIKEY", "PAT"})
-_REFERENCE_WORDS = frozenset({"FILE", "PATH", "DIR", "URL", "NAME", "ID", "TYPE"})
+_SECRET_WORDS = frozenset({"SECRET", "PASSWORD", "PASSWD", "PASSPHRASE", "APIKEY"})
+_SECRET_ENDINGS = frozenset({"TOKEN", "KEY", "PAT"})
+_REFERENCE_ENDINGS = frozenset({"FILE", "PATH", "DIR", "URL", "NAME", "ID", "TYPE"})
 _TOKEN_SHAPE = re.compile(
     r"(hf_|sk-|ghp_|gho_|github_pat_|glpat-|xox[bp]-|nvapi-|eyJhbGci)[\w.-]{16,}"
     r"|AKIA[A-Z0-9]{16}|-----BEGIN [A-Z ]*PRIVATE KEY-----"
@@ -82,11 +83,14 @@ _TOKEN_SHAPE = re.compile(
 
 
 def names_a_secret(name: str) -> bool:
-    """Whether a variable or option of this name carries a secret (HF_TOKEN, WANDB_API_KEY, …)."""
-    words = name.upper().replace("-", "_").split("_")
-    if words[-1] in _REFERENCE_WORDS:
+    """Whether a variable of this name carries a secret (HF_TOKEN, WANDB_API_KEY, DB_PASSWORD).
+
+    A name of where one lies (HF_TOKEN_PATH) or of a count (MAX_TOKENS) does not.
+    """
+    words = [word for word in re.split(r"[_\W\d]+", name.upper()) if word]
+    if not words or words[-1] in _REFERENCE_ENDINGS:
         return False
-    return not _SECRET_WORDS.isdisjoint(words) or (words[-1] == "KEY" and len(words) > 1)
+    return words[-1] in _SECRET_ENDINGS or not _SECRET_WORDS.isdisjoint(words)
 
 
 def is_token_shaped(value: str) -> bool:

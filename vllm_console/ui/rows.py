@@ -1,8 +1,8 @@
 """Rows of inked text: how blocks say what to draw, without knowing colours or Textual.
 
 A row is a list of (text, ink). Inks are named in `theme.py`; `"value"` is bold, `"warn!"` is the
-state colour in bold, `"engines3"` a shade of a panel's hue, `"on engines5"` a background, and a
-trailing `@` puts any of them on the selected row's background.
+state colour in bold, `"engines3"` a shade of a panel's hue, `"on engines5"` a background; a
+trailing `@` puts any of them on the selected row's background, `@warn` and `@crit` on a tinted one.
 """
 
 from __future__ import annotations
@@ -135,9 +135,9 @@ def beside(
     return out
 
 
-def selected(row: Row, width: int) -> Row:
-    """A row on the selection's background."""
-    return [(text, ink + "@") for text, ink in fill(row, width)]
+def ground(row: Row, width: int, name: str = "") -> Row:
+    """A row on another background: the selection's, `warn` or `crit`."""
+    return [(text, f"{ink}@{name}") for text, ink in fill(row, width)]
 
 
 def wrap(text: str, width: int, ink: str, lines: int = 0) -> list[Row]:

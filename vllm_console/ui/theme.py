@@ -80,14 +80,13 @@ def derived(theme: Theme) -> dict[str, str]:
 class Inks(dict[str, Style]):
     """Styles by ink name for one theme, made when first asked for.
 
-    >>> inks["warn!"], inks["engines3"], inks["on track"], inks["value@"]
+    >>> inks["warn!"], inks["engines3"], inks["on track"], inks["value@"], inks["text@warn"]
     """
 
     def __init__(self, variables: Mapping[str, str]) -> None:
         super().__init__()
         colour = {name: Color.parse(variables[name]) for name in _NEEDED}
         self._background = colour["background"]
-        self._select = Style(bgcolor=colour["ink-select"].rich_color)
         self._colours = {
             "": colour["foreground"],
             "text": colour["foreground"],
@@ -103,11 +102,17 @@ class Inks(dict[str, Style]):
                 self._colours[f"{panel}{shade}"] = self._background.blend(
                     colour[f"hue-{panel}"], depth
                 )
-        for state in ("ok", "warn", "crit"):
-            self._colours[f"{state}-soft"] = self._background.blend(self._colours[state], 0.14)
+
+        self._grounds = {
+            "": colour["ink-select"],
+            **{
+                state: self._background.blend(self._colours[state], 0.14)
+                for state in ("warn", "crit")
+            },
+        }
 
     def __missing__(self, ink: str) -> Style:
-        name, at, _ = ink.partition("@")
+        name, at, ground = ink.partition("@")
         base, bold, _ = name.partition("!")
         if base.startswith("on "):
             style = Style(bgcolor=self._colours[base[3:]].rich_color)
@@ -118,7 +123,7 @@ class Inks(dict[str, Style]):
                 bold=bool(bold) or base == "value",
             )
         if at:
-            style += self._select
+            style += Style(bgcolor=self._grounds[ground].rich_color)
         self[ink] = style
         return style
 

@@ -10,7 +10,7 @@
     DIR/out.log      out  stdout and stderr of the tree, appended by the tree itself
 
 The environment of the shim is the environment of the worker: secrets never touch a file. The shim
-answers on stdout, once: an empty line of JSON (`{}`) when the worker runs, or `{"error": …}`.
+answers on stdout, once, one line of JSON: `{}` when the worker runs, or `{"error": …}`.
 
 SIGTERM stops (SIGTERM to the main process, `stop_grace_s`, then SIGKILL to the whole tree);
 SIGUSR1 kills the tree at once. When the main process ends unasked, what it leaves behind (an
@@ -20,6 +20,7 @@ nothing of the tree is left, and not before.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import errno
 import fcntl
@@ -120,9 +121,16 @@ class Shim:
     def __init__(self, directory: str) -> None:
         self.directory = directory
         self.libc = ctypes.CDLL(None, use_errno=True)
+        self.umask = os.umask(0o077)
+        self.generation = 0
+        self.grace_s = 0.0
+        self.keep = 0
+        """Log bytes to keep, at least."""
+        self.log = -1
         self.pid = 0
-        self.rc: int | None = None
         self.asked = False
+        self.ended: dict[str, Any] | None = None
+        """What exit.json says, once the main process has ended."""
         self.kill_at: float | None = None
         """Monotonic time at which SIGTERM has had its chance."""
 
@@ -147,24 +155,26 @@ class Shim:
         log_start = os.fstat(self.log).st_size
         self.pid = self._spawn(spec["argv"], spec["cwd"])
         seen = process(self.pid)
-        self._save(
-            "state.json",
-            {
-                "pid": self.pid,
-                "start": seen[0] if seen else 0,
-                "boot": boot_id(),
-                "generation": self.generation,
-                "at": time.time(),
-                "log_start": log_start,
-            },
-        )
+        state = {
+            "pid": self.pid,
+            "start": seen[0] if seen else 0,
+            "boot": boot_id(),
+            "generation": self.generation,
+            "at": time.time(),
+            "log_start": log_start,
+        }
+        try:
+            self._save("state.json", state)
+        except OSError as error:
+            self._signal_children(signal.SIGKILL)
+            raise _Refused(f"cannot write {self.directory}/state.json: {error.strerror}") from None
 
     def run(self) -> NoReturn:
         """Wait for the worker and for signals; exit when nothing of the tree is left."""
         while True:
             self._reap()
-            if self.rc is not None:
-                self._clean()
+            if self.ended is not None:
+                self._clean(self.ended)
                 os._exit(0)
             self._trim()
             now = time.monotonic()
@@ -175,9 +185,7 @@ class Shim:
             self._wait(max(0.0, min(TRIM_EVERY_S, patience)))
 
     def _lock(self) -> None:
-        lock = os.open(
-            f"{self.directory}/shim.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600
-        )
+        lock = os.open(f"{self.directory}/shim.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         until = time.monotonic() + LOCK_PATIENCE_S
         while True:
             try:
@@ -205,6 +213,7 @@ class Shim:
                 for number in (signal.SIGHUP, signal.SIGINT, signal.SIGPIPE, signal.SIGXFSZ):
                     signal.signal(number, signal.SIG_DFL)
                 signal.pthread_sigmask(signal.SIG_SETMASK, set())
+                os.umask(self.umask)
                 os.chdir(cwd)
                 os.execvpe(argv[0], argv, environment)
             except BaseException as error:
@@ -212,10 +221,10 @@ class Shim:
             os._exit(127)
         os.close(tell)
         with open(told, "rb") as file:
-            error = file.read().decode()
-        if error:
+            failed = file.read().decode()
+        if failed:
             os.waitpid(pid, 0)
-            raise _Refused(f"cannot start {argv[0]}: {error}")
+            raise _Refused(failed)
         return pid
 
     def _wait(self, seconds: float) -> None:
@@ -230,8 +239,8 @@ class Shim:
             self.kill_at = time.monotonic()
         elif self.kill_at is None:
             self.kill_at = time.monotonic() + self.grace_s
-            if self.rc is None:
-                os.kill(self.pid, signal.SIGTERM)
+            if self.ended is None:
+                _signal(self.pid, signal.SIGTERM)
 
     def _reap(self) -> bool:
         """Collect the dead; False when no child is left."""
@@ -243,20 +252,29 @@ class Shim:
             if pid == 0:
                 return True
             if pid == self.pid:
-                self.rc = os.waitstatus_to_exitcode(status)
-                self._save_exit(None)
+                self.ended = {
+                    "rc": os.waitstatus_to_exitcode(status),
+                    "asked": self.asked,
+                    "at": time.time(),
+                    "pid": self.pid,
+                    "generation": self.generation,
+                    "clean_s": None,
+                }
+                self._save_exit(self.ended)
 
-    def _clean(self) -> None:
+    def _clean(self, ended: dict[str, Any]) -> None:
         """End what the main process left behind, then say so in exit.json."""
         began = time.monotonic()
         self._signal_children(signal.SIGTERM)
         kill_at = began + ORPHAN_GRACE_S
+        pause = 0.02
         while self._reap():
             now = time.monotonic()
             if now >= kill_at or (self.kill_at is not None and now >= self.kill_at):
                 self._signal_children(signal.SIGKILL)
-            self._wait(0.02)
-        self._save_exit(time.monotonic() - began)
+                pause = min(1.0, pause * 1.2)
+            self._wait(pause)
+        self._save_exit({**ended, "clean_s": time.monotonic() - began})
 
     def _signal_children(self, number: signal.Signals) -> None:
         """Signal direct children only: nobody but the shim reaps them, so their pids are theirs.
@@ -264,7 +282,7 @@ class Shim:
         Deeper processes become direct children as their parents die, the shim being the subreaper.
         """
         for pid in children(os.getpid()):
-            os.kill(pid, number)
+            _signal(pid, number)
 
     def _trim(self) -> None:
         """Give the blocks of old log bytes back to the file system: no copy, no line lost.
@@ -289,18 +307,10 @@ class Shim:
             file.write(newest)
         os.ftruncate(self.log, 0)
 
-    def _save_exit(self, clean_s: float | None) -> None:
-        self._save(
-            "exit.json",
-            {
-                "rc": self.rc,
-                "asked": self.asked,
-                "at": time.time(),
-                "pid": self.pid,
-                "generation": self.generation,
-                "clean_s": clean_s,
-            },
-        )
+    def _save_exit(self, value: dict[str, Any]) -> None:
+        """A full disk must not keep the shim from cleaning up."""
+        with contextlib.suppress(OSError):
+            self._save("exit.json", value)
 
     def _save(self, name: str, value: dict[str, Any]) -> None:
         path = f"{self.directory}/{name}"
@@ -318,15 +328,22 @@ def _environment() -> dict[bytes, bytes]:
         return {key: value for key, _, value in pairs if key}
 
 
+def _signal(pid: int, number: signal.Signals) -> None:
+    """Signal a child that is not reaped yet."""
+    with contextlib.suppress(OSError):
+        os.kill(pid, number)
+
+
 def _answer(value: dict[str, str]) -> None:
-    os.write(1, json.dumps(value).encode() + b"\n")
+    """Tell whoever launched; that it is gone by now changes nothing."""
+    with contextlib.suppress(OSError):
+        os.write(1, json.dumps(value).encode() + b"\n")
 
 
 def main(directory: str) -> None:
     """Become a shim: nobody's child (a dying Ray worker kills its direct children), own session."""
     if os.fork():
         os._exit(0)
-    os.umask(0o077)
     os.setsid()
     os.chdir("/")
     signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)

@@ -1,0 +1,154 @@
+"""The daemon's entry point: `python -m vllm_console.control.main`, and what `up` runs in front."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+import socket
+import sys
+from collections.abc import Callable, Iterator, Sequence
+
+import uvicorn
+
+from vllm_console.control.daemon import Daemon
+from vllm_console.control.process import DaemonLock, make_state_dir
+from vllm_console.control.server import ControlApi
+from vllm_console.errors import ConsoleError
+from vllm_console.fleet.find import Place, locate
+from vllm_console.fleet.load import load_fleet
+from vllm_console.fleet.model import Fleet
+from vllm_console.snapshot import Event
+
+_BACKLOG = 128
+
+
+class _Server(uvicorn.Server):
+    """uvicorn without its signal handlers: signals mean something else to a daemon."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+def run(
+    place: Place,
+    fleet: Fleet,
+    *,
+    autostart: bool = True,
+    on_event: Callable[[Event], None] | None = None,
+) -> None:
+    """Run the daemon until it is told to end.
+
+    SIGTERM ends the daemon and leaves the workers serving, for the next daemon to adopt. SIGINT
+    (Ctrl-C in the foreground) takes the fleet down; a second one leaves the workers. Raises
+    `AlreadyRunning` when this fleet has a daemon.
+    """
+    make_state_dir(place)
+    lock = DaemonLock(place)
+    lock.acquire()
+    try:
+        asyncio.run(_serve(place, fleet, autostart, on_event))
+    finally:
+        place.socket.unlink(missing_ok=True)
+        lock.release()
+
+
+async def _serve(
+    place: Place, fleet: Fleet, autostart: bool, on_event: Callable[[Event], None] | None
+) -> None:
+    daemon = Daemon(place, fleet)
+    loop = asyncio.get_running_loop()
+    tasks: set[asyncio.Task[None]] = set()
+
+    def interrupted() -> None:
+        if tasks & interruptions:
+            daemon.stopped.set()
+            return
+        task = loop.create_task(daemon.take_down())
+        interruptions.add(task)
+        tasks.add(task)
+
+    interruptions: set[asyncio.Task[None]] = set()
+    loop.add_signal_handler(signal.SIGINT, interrupted)
+    loop.add_signal_handler(signal.SIGTERM, daemon.stopped.set)
+    if on_event is not None:
+        tasks.add(loop.create_task(_tell(daemon, on_event)))
+    listening = _listen(place)
+    server = _Server(
+        uvicorn.Config(
+            ControlApi(daemon),
+            interface="asgi3",
+            lifespan="off",
+            http="httptools",
+            ws="none",
+            access_log=False,
+            log_config=None,
+            timeout_graceful_shutdown=1,
+        )
+    )
+    try:
+        await daemon.start(autostart=autostart)
+        serving = loop.create_task(server.serve(sockets=[listening]))
+        tasks.add(serving)
+        stopped = loop.create_task(_until(daemon.stopped))
+        tasks.add(stopped)
+        await asyncio.wait({serving, stopped}, return_when=asyncio.FIRST_COMPLETED)
+        server.should_exit = True
+        await serving
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await daemon.close()
+        listening.close()
+
+
+async def _until(event: asyncio.Event) -> None:
+    await event.wait()
+
+
+async def _tell(daemon: Daemon, on_event: Callable[[Event], None]) -> None:
+    newest = daemon.events.newest(1)
+    async for event in daemon.events.follow(newest[0].seq if newest else 0):
+        on_event(event)
+
+
+def _listen(place: Place) -> socket.socket:
+    """The control socket, for this user alone from its first moment; the lock makes it ours."""
+    place.socket.unlink(missing_ok=True)
+    listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    mask = os.umask(0o177)
+    try:
+        listening.bind(str(place.socket))
+    finally:
+        os.umask(mask)
+    listening.listen(_BACKLOG)
+    return listening
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The detached daemon; its stderr is the fleet's daemon.log."""
+    parser = argparse.ArgumentParser(prog="vllm-console-daemon")
+    parser.add_argument("--fleet", required=True)
+    parser.add_argument("--state-dir", required=True)
+    parser.add_argument("--set", action="append", default=[])
+    parser.add_argument("--no-autostart", action="store_true")
+    args = parser.parse_args(argv)
+    logging.basicConfig(
+        level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
+    )
+    try:
+        place = locate(args.fleet, args.state_dir)
+        run(place, load_fleet(place.fleet_file, sets=args.set), autostart=not args.no_autostart)
+    except ConsoleError as error:
+        print(error, file=sys.stderr)  # noqa: T201 - the last line of daemon.log is shown to the user
+        return error.exit_code
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,140 @@
+"""From scrapes to the numbers of a snapshot: feeds the history and reads windows back."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from vllm_console.history.base import History
+from vllm_console.history.totals import Totals
+from vllm_console.http1 import Pool
+from vllm_console.snapshot import Load
+from vllm_console.telemetry.load import LATENCY_WINDOW_S, RATE_WINDOW_S, load
+from vllm_console.telemetry.sample import Miss, Sample
+from vllm_console.telemetry.scrape import Scraper
+
+BUSY_S = 1.0
+"""Scrape interval of a worker that works or is looked at."""
+IDLE_S = 5.0
+"""Scrape interval of a worker that does nothing while nobody looks."""
+_GAUGES_LAST_S = 3 * IDLE_S
+"""A sample older than this is not shown as now."""
+
+
+@dataclass(slots=True)
+class _Watched:
+    model: str
+    since: float
+    sample: Sample | None = None
+    reason: str | None = None
+
+
+class Observation:
+    """Scrapes every serving worker and keeps what it says, by worker, by model, for the fleet."""
+
+    def __init__(
+        self, pool: Pool, history: History, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self.history = history
+        self._clock = clock
+        self._watched: dict[str, _Watched] = {}
+        self._totals: dict[str, Totals] = {}
+        self._fleet = Totals()
+        self._scraper = Scraper(
+            pool, interval_s=BUSY_S, on_sample=self._sampled, on_miss=self._missed, clock=clock
+        )
+        self.looked_at = False
+        """Whether somebody watches: then every worker is scraped at the busy rate."""
+
+    def watch(self, worker_id: str, model: str, url: str) -> None:
+        """Scrape a worker from now on; one that is watched already goes on as it is."""
+        if worker_id not in self._watched:
+            self._watched[worker_id] = _Watched(model, self._clock())
+            self._scraper.add(worker_id, url)
+
+    def unwatch(self, worker_id: str) -> None:
+        """Stop scraping a worker; what it counted stays in its model's totals."""
+        watched = self._watched.pop(worker_id, None)
+        if watched is not None:
+            self._scraper.remove(worker_id)
+            self._fleet.leave(worker_id)
+            if watched.model in self._totals:
+                self._totals[watched.model].leave(worker_id)
+
+    def forget_worker(self, worker_id: str) -> None:
+        """Drop a worker for good."""
+        self.unwatch(worker_id)
+        self.history.forget(f"worker/{worker_id}")
+
+    def tick(self) -> None:
+        """Record models and the fleet once an interval, and set each worker's scrape rate."""
+        now = self._clock()
+        for model, totals in self._totals.items():
+            self._record(f"model/{model}", totals.sample(now), now)
+        self._record("fleet", self._fleet.sample(now), now)
+        for worker_id, watched in self._watched.items():
+            busy = self.looked_at or watched.sample is None or _works(watched.sample)
+            self._scraper.set_interval(worker_id, BUSY_S if busy else IDLE_S)
+
+    def worker_load(self, worker_id: str, max_num_seqs: int | None) -> Load:
+        """What one worker does now; empty when its newest sample is too old."""
+        watched = self._watched.get(worker_id)
+        if watched is None or watched.sample is None:
+            return Load()
+        return self._load(f"worker/{worker_id}", watched.sample, max_num_seqs)
+
+    def model_load(self, model: str, max_num_seqs: int | None) -> Load:
+        """What all workers of a model do now."""
+        members = [w for w in self._watched.values() if w.model == model and w.sample]
+        sample = self.history.latest(f"model/{model}")
+        if not members or sample is None:
+            return Load()
+        return self._load(f"model/{model}", sample, max_num_seqs)
+
+    def info(self, worker_id: str) -> dict[str, str]:
+        """The labels of the worker's vllm:cache_config_info; empty before its first sample."""
+        watched = self._watched.get(worker_id)
+        return dict(watched.sample.info) if watched is not None and watched.sample else {}
+
+    def stale(self, worker_id: str) -> tuple[float | None, str | None]:
+        """Age of the newest sample in seconds, and why the newest scrape failed if it did.
+
+        Before the first sample the age counts from when scraping began.
+        """
+        watched = self._watched.get(worker_id)
+        if watched is None:
+            return None, None
+        newest = watched.sample.at if watched.sample else watched.since
+        return max(0.0, self._clock() - newest), watched.reason
+
+    async def close(self) -> None:
+        """Stop scraping."""
+        await self._scraper.close()
+
+    def _load(self, subject: str, sample: Sample, max_num_seqs: int | None) -> Load:
+        if self._clock() - sample.at > _GAUGES_LAST_S:
+            return Load()
+        rates = self.history.window(subject, RATE_WINDOW_S)
+        return load(rates, sample, max_num_seqs, self.history.window(subject, LATENCY_WINDOW_S))
+
+    def _record(self, subject: str, sample: Sample | None, now: float) -> None:
+        if sample is None:
+            self.history.gap(subject, now)
+        else:
+            self.history.record(subject, sample)
+
+    def _sampled(self, worker_id: str, sample: Sample) -> None:
+        watched = self._watched[worker_id]
+        watched.sample, watched.reason = sample, None
+        self.history.record(f"worker/{worker_id}", sample)
+        self._totals.setdefault(watched.model, Totals()).add(worker_id, sample)
+        self._fleet.add(worker_id, sample)
+
+    def _missed(self, worker_id: str, miss: Miss) -> None:
+        self._watched[worker_id].reason = miss.reason
+        self.history.gap(f"worker/{worker_id}", miss.at)
+
+
+def _works(sample: Sample) -> bool:
+    return bool(sample.gauges.get("running") or sample.gauges.get("waiting"))

@@ -1,0 +1,186 @@
+"""The fleet as it is wanted: frozen, checked values that every other room reads.
+
+A field that ends in `_s` is a duration in seconds; in the file its key has no `_s` and its value is
+a text such as "15m".
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PrivateAttr,
+    Strict,
+    StringConstraints,
+)
+
+from vllm_console.fleet.duration import parse_duration
+from vllm_console.fleet.problems import shown
+from vllm_console.fleet.secrets import Secret
+
+
+def _seconds(value: object) -> object:
+    """A duration's text as seconds; numbers, as they come from code and JSON, pass."""
+    return parse_duration(value) if isinstance(value, str) else value
+
+
+def _gpus(value: object) -> object:
+    if value == "auto" or (isinstance(value, int) and not isinstance(value, bool) and value >= 0):
+        return value
+    raise ValueError(f'must be a number of GPUs or "auto", not {shown(value)}')
+
+
+def _secret(value: object) -> object:
+    """A reference to a secret; the message never repeats what stands there instead of one."""
+    if isinstance(value, Secret):
+        return value
+    given = {k: v for k, v in value.items() if v is not None} if isinstance(value, dict) else {}
+    match given:
+        case {"file": str(file)} if len(given) == 1 and file:
+            return Secret(file=file)
+        case {"env": str(variable)} if len(given) == 1 and variable:
+            return Secret(env=variable)
+    raise ValueError('a secret is given as { file = "…" } or { env = "…" }')
+
+
+def _variable(value: object) -> object:
+    if isinstance(value, str):
+        return value
+    if isinstance(value, (bool, int, float)):
+        raise ValueError("must be a text: put the value in quotes")
+    return _secret(value)
+
+
+Duration = Annotated[float, Field(gt=0), BeforeValidator(_seconds)]
+DurationOrZero = Annotated[float, Field(ge=0), BeforeValidator(_seconds)]
+Folder = Annotated[Path, Strict(False)]
+Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=100)]
+Alias = Annotated[str, StringConstraints(pattern=r"^[^\s-]\S*$", max_length=200)]
+Source = Annotated[str, StringConstraints(pattern=r"^([^\s-][^\n]*)?$")]
+Port = Annotated[int, Field(ge=1, le=65535)]
+Reference = Annotated[Secret, BeforeValidator(_secret)]
+Variable = Annotated[str | Secret, BeforeValidator(_variable)]
+
+
+class _Wanted(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+
+class Slo(_Wanted):
+    """Latency targets in seconds; `None` where the file sets none."""
+
+    ttft_p95_s: Duration | None = None
+    itl_p95_s: Duration | None = None
+    e2e_p95_s: Duration | None = None
+
+
+class Scale(_Wanted):
+    """How many workers a model may have."""
+
+    min: Annotated[int, Field(ge=0)] = 1
+    max: Annotated[int, Field(ge=1)] = 1
+    target: Annotated[float, Field(gt=0)] | None = None
+    """Requests in flight and queued a worker."""
+
+
+class Gateway(_Wanted):
+    """The OpenAI endpoint of the fleet."""
+
+    host: str = "127.0.0.1"
+    port: Port = 4000
+    keys: dict[str, Reference] = {}
+    """Keys that clients may use, by a name that stands for the client."""
+    allow_anonymous: bool = False
+    """Whether requests without a key are served on an address other machines reach."""
+
+
+class Ui(_Wanted):
+    """How the console looks."""
+
+    panels: Folder | None = None
+    """A folder of panel files in place of the ones that ship."""
+
+
+class ModelConfig(_Wanted):
+    """A named entry of the fleet: what to serve and how."""
+
+    name: Name
+    source: Source = ""
+    """Hub id, local directory, or tiny:SIZE; empty for a worker that is only watched."""
+    engine: Annotated[str, StringConstraints(min_length=1)] = "vllm"
+    """An engine environment's name, a path to a `vllm` program, or "attach"."""
+    url: str | None = None
+    """Where the worker is that engine = "attach" watches."""
+    aliases: Annotated[tuple[Alias, ...], Strict(False)] = ()
+    gpus: Annotated[int | Literal["auto"], BeforeValidator(_gpus)] = "auto"
+    """GPUs of one worker; "auto" is what the engine options ask for."""
+    devices: Annotated[tuple[Annotated[int, Field(ge=0)], ...], Strict(False)] | None = None
+    """GPU indexes that its workers use, in place of `gpus`."""
+    autostart: bool = True
+    pinned: bool = False
+    """Never evicted."""
+    idle_unload_s: Duration | None = None
+    trust_remote_code: bool = False
+    drain_timeout_s: DurationOrZero = 30.0
+    start_timeout_s: Duration = 1800.0
+    options: dict[str, Any] = {}
+    """`vllm serve` options, snake_case."""
+    env: dict[str, Variable] = {}
+    sampling: dict[str, Any] = {}
+    """Request parameters that the gateway fills in where a request is silent."""
+    slo: Slo = Slo()
+    scale: Scale | None = None
+
+    @property
+    def workers(self) -> int:
+        """How many workers a load starts: `scale.min`, at least one."""
+        return max(1, self.scale.min) if self.scale else 1
+
+    @property
+    def attached(self) -> bool:
+        """Whether its worker is only watched, never started or stopped."""
+        return self.engine == ATTACH
+
+
+ATTACH = "attach"
+"""The engine of a model whose worker somebody else runs."""
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """Where a value comes from."""
+
+    layer: Literal["built-in", "defaults", "model", "environment", "command line"]
+    place: str
+    """`fleet.toml:12`, `VLLM_CONSOLE_…`, `--set` or `built-in`."""
+    line: int | None = None
+
+
+BUILT_IN = Origin("built-in", "built-in")
+
+
+class Fleet(_Wanted):
+    """Everything one fleet.toml describes."""
+
+    name: Name = "fleet"
+    path: Folder | None = None
+    """The file it was read from; relative paths in it start there."""
+    state_dir: Folder | None = None
+    gpu_hour_cost: Annotated[float, Field(ge=0)] | None = None
+    """Price of one GPU for one hour."""
+    gateway: Gateway = Gateway()
+    ui: Ui = Ui()
+    models: dict[str, ModelConfig] = {}
+
+    _origins: dict[str, dict[tuple[str, ...], Origin]] = PrivateAttr(default_factory=dict)
+
+
+def key_of(field: str) -> str:
+    """The key in the file of a field: durations lose their `_s`."""
+    return field.removesuffix("_s")

@@ -1,0 +1,14 @@
+"""Where advice on the batch will stand."""
+
+from __future__ import annotations
+
+from vllm_console.ui.rows import Row, head, wrap
+from vllm_console.ui.view import View
+
+
+def draw(view: View, width: int, height: int) -> list[Row]:
+    """This version gives none, and says so."""
+    return [
+        head("advice", width, ("not in this version", "dim")),
+        *wrap("a later one says which option to change, and shows the numbers behind it", width, "dim"),
+    ][:height]

@@ -1,0 +1,57 @@
+"""The selected model's range of workers, where it stands in it, and what moves it."""
+
+from __future__ import annotations
+
+from vllm_console.snapshot import Model
+from vllm_console.ui.rows import Row, clip, head, wrap
+from vllm_console.ui.view import View
+
+
+def draw(view: View, width: int, height: int) -> list[Row]:
+    """A ruler `1 ●━━━◆──┿──┿ 4` (● ready, ◆ wanted) when a range is set; what it means."""
+    model = view.model
+    if model is None:
+        return []
+    if model.scale.target is None:
+        return [
+            head("autoscale", width, ("off", "dim")),
+            *wrap("workers stay as they are wanted; scaling by load comes in a later version", width, "dim"),
+        ][:height]
+    target = f"{model.scale.target:g}"
+    return [
+        head("autoscale", width, (model.name, "scaling!")),
+        _ruler(model, width),
+        clip([("target ", "label"), (target, "value"), (" requests a worker", "dim")], width),
+        clip([("this version shows the range and does not act", "dim")], width),
+    ][:height]
+
+
+def _ruler(model: Model, width: int) -> Row:
+    low, high = model.scale.min, max(model.scale.max, model.scale.min)
+    start, end = f"{low} ", f" {high}"
+    length = width - len(start) - len(end)
+    place = lambda n: round((min(max(n, low), high) - low) / max(1, high - low) * (length - 1))  # noqa: E731
+    ticks = {place(n) for n in range(low, high + 1)} if high - low < length // 3 else set()
+    ready, wanted = place(model.ready), place(model.wanted)
+    first, last = sorted((ready, wanted))
+    row: Row = [(start, "label")]
+    for x in range(length):
+        if x == ready:
+            row.append(("●", "ok"))
+        elif x == wanted:
+            row.append(("◆", "warn!"))
+        elif first < x < last:
+            row.append(("━", "warn"))
+        else:
+            row.append(("┿" if x in ticks else "─", "track"))
+    return [*_joined(row), (end, "label")]
+
+
+def _joined(row: Row) -> Row:
+    out: Row = []
+    for text, ink in row:
+        if out and out[-1][1] == ink:
+            out[-1] = (out[-1][0] + text, ink)
+        else:
+            out.append((text, ink))
+    return out

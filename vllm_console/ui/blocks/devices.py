@@ -1,0 +1,175 @@
+"""The GPUs, one row each as long as they fit; without any, why, and the host itself."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from vllm_console.snapshot import Gpu, Host, Snapshot
+from vllm_console.ui.format import gib, percent, sig3
+from vllm_console.ui.graphs import bar
+from vllm_console.ui.rows import Row, Span, cut, known, left, level, meter, right, wrap
+from vllm_console.ui.view import View
+
+_IDLE = 0.01
+_A_NODE = 8
+"""GPUs in one row of bars: what one machine has."""
+
+
+def ask(view: View, width: int) -> int:
+    """A header and a row a GPU, or a row a node beyond sixteen; four rows without GPUs."""
+    snapshot = view.snapshot
+    if snapshot is None:
+        return 0
+    if not snapshot.gpus:
+        return len(_host(snapshot, width))
+    gpus = len(snapshot.gpus)
+    return 1 + (gpus if gpus <= 2 * _A_NODE else len(_nodes_of(snapshot.gpus)))
+
+
+def draw(view: View, width: int, height: int) -> list[Row]:
+    """The most detailed form that fits: a row a GPU, two GPUs a row, a row a node."""
+    snapshot = view.snapshot
+    if snapshot is None:
+        return []
+    if not snapshot.gpus:
+        return _host(snapshot, width)[:height]
+    room = height - 1
+    gpus = snapshot.gpus
+    if len(gpus) <= room and len(gpus) <= 2 * _A_NODE:
+        return _single(view, gpus, width)
+    if width >= 44 and -(-len(gpus) // 2) <= room and len(gpus) <= 4 * _A_NODE:
+        return _double(view, gpus, width)
+    return _nodes(view, gpus, width, room)
+
+
+def _single(view: View, gpus: Sequence[Gpu], width: int) -> list[Row]:
+    hot_and_power = width >= 34
+    tail = 5 + 9 + (10 if hot_and_power else 0)
+    number = 3 if len(gpus) < 100 else 4
+    size = width - number - tail
+    header: Row = [(left("GPUs", number + size), "text"), (right("busy", 5), "dim")]
+    header.append((right("GiB", 9), "dim"))
+    if hot_and_power:
+        header.append((right("°C", 5) + right("W", 5), "dim"))
+    rows = [header]
+    for gpu in gpus:
+        row: Row = [(left(str(gpu.index), number), "label"), *meter(gpu.utilization, size, "scaling")]
+        row += [*_busy(gpu), *_memory(gpu, 9)]
+        if hot_and_power:
+            row.append(_celsius(view, gpu.temperature_c, 5))
+            row.append((right("–" if gpu.power_w is None else f"{gpu.power_w:.0f}", 5), "label"))
+        rows.append(row)
+    return rows
+
+
+def _double(view: View, gpus: Sequence[Gpu], width: int) -> list[Row]:
+    half = (width - 3) // 2
+    size = half - 3 - 5 - 5
+    rows: list[Row] = []
+    head: Row = [(left("GPUs", 3 + size), "text"), (right("busy", 5) + right("°C", 5), "dim")]
+    other: Row = [(" " * (3 + 3 + size), ""), (right("busy", 5) + right("°C", 5), "dim")]
+    rows.append([*head, *other])
+    split = -(-len(gpus) // 2)
+    for y in range(split):
+        row: Row = []
+        for gpu in gpus[y::split][:2]:
+            if row:
+                row.append(("   ", ""))
+            row += [(left(str(gpu.index), 3), "label"), *meter(gpu.utilization, size, "scaling")]
+            row += [*_busy(gpu), _celsius(view, gpu.temperature_c, 5)]
+        rows.append(row)
+    return rows
+
+
+def _nodes_of(gpus: Sequence[Gpu]) -> list[tuple[str, list[Gpu]]]:
+    """GPUs by node, in rows of eight."""
+    nodes: dict[str, list[Gpu]] = {}
+    for gpu in gpus:
+        nodes.setdefault(gpu.node, []).append(gpu)
+    out: list[tuple[str, list[Gpu]]] = []
+    for name, members in nodes.items():
+        out += [(name, members[i : i + _A_NODE]) for i in range(0, len(members), _A_NODE)]
+    return out
+
+
+def _nodes(view: View, gpus: Sequence[Gpu], width: int, room: int) -> list[Row]:
+    tail = 5 + 7 + 5
+    name = max(6, width - tail - _A_NODE - 2)
+    rows: list[Row] = [
+        [
+            (left("nodes", name + _A_NODE + 2), "text"),
+            (right("busy", 5) + right("GiB", 7) + right("°C", 5), "dim"),
+        ]
+    ]
+    groups = _nodes_of(gpus)
+    shown = groups if len(groups) <= room else groups[: max(0, room - 1)]
+    for node, members in shown:
+        busy = [g.utilization for g in members if g.utilization is not None]
+        used = [g.memory_used_bytes for g in members if g.memory_used_bytes is not None]
+        heat = [g.temperature_c for g in members if g.temperature_c is not None]
+        bars: list[Span] = [("".join(bar(g.utilization) for g in members), "scaling6")]
+        mean = sum(busy) / len(busy) if busy else None
+        rows.append(
+            [
+                (left(cut(node, name - 1), name), "label"),
+                *bars,
+                (" " * (_A_NODE - len(members) + 2), ""),
+                (right(percent(mean), 4), "value" if busy else "dim"),
+                ("%" if busy else " ", "dim"),
+                known(right(gib(sum(used)) if used else "–", 7)),
+                _celsius(view, max(heat, default=None), 5),
+            ]
+        )
+    if len(shown) < len(groups) and room > 0:
+        left_out = sum(len(members) for _, members in groups[len(shown) :])
+        rows.append([(f"and {left_out} GPUs more", "dim")])
+    return rows
+
+
+def _busy(gpu: Gpu) -> Row:
+    if gpu.utilization is None:
+        return [(right("–", 5), "dim")]
+    return [
+        (right(percent(gpu.utilization), 4), "dim" if gpu.utilization < _IDLE else "value"),
+        ("%", "dim"),
+    ]
+
+
+def _memory(gpu: Gpu, width: int) -> Row:
+    idle = gpu.utilization is not None and gpu.utilization < _IDLE
+    total = "/" + gib(gpu.memory_total_bytes)
+    return [
+        (right(gib(gpu.memory_used_bytes), width - len(total)), "label" if idle else "value"),
+        (total, "dim"),
+    ]
+
+
+def _celsius(view: View, value: float | None, width: int) -> Span:
+    limit = view.limit("gpu_temperature_c")
+    ink = level(value, limit.warn, limit.crit)
+    text = "–" if value is None else f"{value:.0f}"
+    return right(text, width), "label" if ink == "value" else ink
+
+
+def _host(snapshot: Snapshot, width: int) -> list[Row]:
+    host = snapshot.host or Host(node="host")
+    size = width - 8 - 5 - 11
+    rows: list[Row] = [
+        [(left("host", 8 + size), "text"), (right("busy", 5), "dim"), (right("of", 11), "dim")]
+    ]
+    cores = "–" if host.cores is None else f"{host.cores} cores"
+    used, total = host.memory_used_bytes, host.memory_total_bytes
+    share = used / total if used is not None and total else None
+    for label, ratio, of in (("CPU", host.cpu, cores), ("memory", share, f"{gib(total)} GiB")):
+        rows.append(
+            [
+                (left(label, 8), "label"),
+                *meter(ratio, size, "scaling"),
+                (right(percent(ratio), 4), "dim" if ratio is None else "value"),
+                (" " if ratio is None else "%", "dim"),
+                (right(of, 11), "label"),
+            ]
+        )
+    if host.load_1m is not None:
+        rows.append([(left("load", 8), "label"), (sig3(host.load_1m), "text"), (" in 1 min", "dim")])
+    return [*rows, *wrap(snapshot.gpus_reason or "no GPU", width, "dim", 2)]

@@ -1,0 +1,66 @@
+"""The latency table: P50, P95, P99 and the target of each phase of a request."""
+
+from __future__ import annotations
+
+from vllm_console.snapshot import Quantiles
+from vllm_console.ui.format import NONE, sig3
+from vllm_console.ui.rows import Row, left, right
+from vllm_console.ui.view import View
+
+P95_EVENTS = 60
+P99_EVENTS = 300
+"""Fewer events in the window than this make a P95 or P99 mostly noise: it is drawn dim."""
+
+_ROWS = (
+    ("TTFT", "ttft_s", "ttft_p95_s", 1e3),
+    ("ITL", "itl_s", "itl_p95_s", 1e3),
+    ("E2E", "e2e_s", "e2e_p95_s", 1.0),
+    ("queue", "queue_s", "", 1e3),
+    ("TPOT", "tpot_s", "", 1e3),
+    ("prefill", "prefill_s", "", 1e3),
+    ("decode", "decode_s", "", 1.0),
+)
+"""Label, field of Latency, field of Slo, and units a second; the most telling rows first."""
+
+
+def ask(view: View, width: int) -> int:
+    """A header and a row a phase."""
+    return 1 + len(_ROWS)
+
+
+def draw(view: View, width: int, height: int) -> list[Row]:
+    """A header and as many rows as the height allows."""
+    load, model = view.load, view.model
+    if load is None or model is None:
+        return []
+    column = min(12, max(6, (width - 11) // 4))
+    first = width - 4 * column
+    window = load.latency.window_s
+    wide = first >= 20 and window == int(window)
+    title: Row = [("latency", "text"), (f"  last {window:.0f} s" if wide else "", "dim")]
+    used = len(title[0][0]) + len(title[1][0])
+    rows: list[Row] = [
+        [*title, (" " * (first - used), ""), *((right(t, column), "dim") for t in ("p50", "p95", "p99", "SLO"))]
+    ]
+    for label, field, target, scale in _ROWS[: max(0, height - 1)]:
+        quantiles: Quantiles = getattr(load.latency, field)
+        slo = getattr(model.slo, target) if target else None
+        row: Row = [(left(label, 8), "label"), (left("ms" if scale > 1 else "s", first - 8), "dim")]
+        row.append(_cell(quantiles.p50, scale, None, "text", column))
+        enough = quantiles.count >= P95_EVENTS
+        row.append(_cell(quantiles.p95, scale, slo, "value" if enough else "dim", column))
+        enough = quantiles.count >= P99_EVENTS
+        row.append(_cell(quantiles.p99, scale, slo, "value" if enough else "dim", column))
+        row.append(_cell(slo, scale, None, "label", column))
+        rows.append(row)
+    return rows
+
+
+def _cell(
+    value: float | None, scale: float, slo: float | None, ink: str, width: int
+) -> tuple[str, str]:
+    if value is None:
+        return right(NONE, width), "dim"
+    if slo is not None and value > slo and ink == "value":
+        ink = "crit!" if value > 1.5 * slo else "warn!"
+    return right(sig3(value * scale), width), ink

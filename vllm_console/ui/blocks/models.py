@@ -1,0 +1,165 @@
+"""The model list: one row a model, its workers under it when it has several."""
+
+from __future__ import annotations
+
+from vllm_console.snapshot import Model, Worker
+from vllm_console.ui.format import NONE, count, percent, sig3, tokens
+from vllm_console.ui.rows import Row, cut, cut_left, fill, ground, left, level, quiet, right
+from vllm_console.ui.states import look
+from vllm_console.ui.view import Entry, View, staleness, telling
+
+_COLUMNS = (
+    ("gpus", "GPU", 6, 44),
+    ("kv", "KV", 5, 0),
+    ("queue", "run+wait", 9, 0),
+    ("hit", "hit", 6, 76),
+    ("ttft", "TTFT ms", 9, 52),
+    ("requests", "req/s", 7, 64),
+    ("tokens", "tok/s", 7, 0),
+)
+"""Name, header, width, and from which width of the block on a column is shown."""
+
+
+def ask(view: View, width: int) -> int:
+    """A header and a row an entry; three rows to say why there is none."""
+    return 1 + max(2, len(view.entries))
+
+
+def draw(view: View, width: int, height: int) -> list[Row]:
+    """The list, scrolled so that the selected row is in it."""
+    if view.snapshot is None:
+        return quiet(width, height, *view.idle)
+    if not view.snapshot.models:
+        return quiet(width, height, "no models yet", "[models.NAME] in fleet.toml adds one")
+    columns = [c for c in _COLUMNS if width >= c[3]]
+    name_width = width - 2 - sum(c[2] for c in columns)
+    header: Row = [("  " + left("model", name_width), "dim")]
+    header += [(right(title, size), "dim") for _, title, size, _ in columns]
+    entries = view.entries
+    if not entries:
+        return [header, *quiet(width, height - 1, f"nothing matches “{view.filter}”", "esc clears")]
+    start = first_shown(view, height)
+    rows = [header]
+    for entry in entries[start : start + height - 1]:
+        row = fill(_row(view, entry, name_width, columns), width)
+        if entry.key == view.selected:
+            row = ground([("  " if t == "" else t, _lift(i)) for t, i in row], width)
+        rows.append(row)
+    return rows
+
+
+def first_shown(view: View, height: int) -> int:
+    """The index of the first entry shown in a block of this height."""
+    entries = view.entries
+    room = max(1, height - 1)
+    at = next((i for i, e in enumerate(entries) if e.key == view.selected), 0)
+    return max(0, min(at - room // 2, len(entries) - room))
+
+
+def _lift(ink: str) -> str:
+    """On the selected row dim text rises by one ink, so that it keeps its contrast."""
+    return {"dim": "label", "label": "text", "text": "value"}.get(ink, ink)
+
+
+def _row(view: View, entry: Entry, name_width: int, columns: list[tuple[str, str, int, int]]) -> Row:
+    model, worker = entry.model, entry.worker
+    state = worker.state if worker else model.state
+    shown = look(state)
+    name_ink = "label" if shown.group == "stopped" else "text"
+    row: Row = []
+    if worker is None:
+        row += [(shown.glyph + " ", shown.ink), (left(model.name, name_width), name_ink)]
+    else:
+        row += [("└ " if entry.last else "├ ", "dim"), (shown.glyph + " ", shown.ink)]
+        row.append((left(_short(worker, model, name_width - 2), name_width - 2), "label"))
+    said = _instead(worker or telling(model), model, state)
+    if said is None:
+        load = worker or model.load
+        for name, _, size, _ in columns:
+            row += _cell(view, model, worker, load, name, size)
+        return row
+    row += _cell(view, model, worker, model.load, "gpus", columns[0][2]) if (
+        columns[0][0] == "gpus"
+    ) else []
+    room = sum(c[2] for c in columns if c[0] != "gpus")
+    text, ink, number = said
+    text = cut(text, room - len(number) - 1)
+    return [*row, (right(text, room - len(number)), ink), (number, "warn!")]
+
+
+def _short(worker: Worker, model: Model, width: int) -> str:
+    prefix = model.name + "-"
+    if worker.id.startswith(prefix):
+        return worker.id[len(prefix) :]
+    return cut_left(worker.id, width)
+
+
+def _instead(worker: Worker | None, model: Model, state: str) -> tuple[str, str, str] | None:
+    """What stands in place of the numbers while there are none: text, ink, percentage."""
+    group = look(state).group
+    old = staleness(worker)
+    if group in ("ready", "stalled"):
+        return (f"▲ {old}", "warn!", "") if old else None
+    if worker is None or group == "stopped":
+        return state, "dim", ""
+    if group == "failed":
+        return (worker.failure.cause if worker.failure else state), "crit", ""
+    if state == "starting":
+        done = "" if worker.progress is None else f" {percent(worker.progress)}%"
+        return worker.stage or "starting", "warn", done
+    return (worker.reason or state), "warn" if group == "loading" else "label", ""
+
+
+def _cell(
+    view: View, model: Model, worker: Worker | None, load: object, name: str, size: int
+) -> Row:
+    get = lambda field: getattr(load, field)  # noqa: E731
+    if name == "gpus":
+        workers = [worker] if worker else list(model.workers)
+        gpus = sorted({g for w in workers for g in w.gpus})
+        return [(right(_ranges(gpus), size), "label" if gpus else "dim")]
+    if name == "kv":
+        return _percentage(get("kv_cache_usage"), size, view, "kv_cache_usage")
+    if name == "hit":
+        return _percentage(get("prefix_cache_hit_rate"), size, view, "")
+    if name == "queue":
+        running, waiting = get("running"), get("waiting")
+        if running is None and waiting is None:
+            return [(right(NONE, size), "dim")]
+        limit = view.limit("waiting")
+        tail = "+" + count(waiting)
+        ink = level(waiting, limit.warn, limit.crit)
+        return [
+            (right(count(running), size - len(tail)), "text"),
+            (tail, ink if ink.endswith("!") else "label" if not waiting else "text"),
+        ]
+    if name == "ttft":
+        value = get("latency").ttft_s.p95
+        slo = model.slo.ttft_p95_s
+        ink = "dim" if value is None else "warn!" if slo and value > slo else "text"
+        return [(right(NONE if value is None else sig3(value * 1e3), size), ink)]
+    if name == "requests":
+        value = get("requests_per_s")
+        return [(right(NONE if value is None else sig3(value), size), "text" if value else "dim")]
+    value = get("generation_tokens_per_s")
+    return [(right(tokens(value), size), "dim" if value is None else "value" if value else "label")]
+
+
+def _percentage(value: float | None, size: int, view: View, limit_name: str) -> Row:
+    if value is None:
+        return [(right(NONE, size), "dim")]
+    limit = view.limit(limit_name)
+    ink = level(value, limit.warn, limit.crit) if limit_name else "text"
+    return [(right(percent(value), size - 1), ink), ("%", "dim")]
+
+
+def _ranges(numbers: list[int]) -> str:
+    """`0-3,6` for 0, 1, 2, 3, 6."""
+    parts: list[list[int]] = []
+    for n in numbers:
+        if parts and parts[-1][-1] == n - 1:
+            parts[-1].append(n)
+        else:
+            parts.append([n])
+    out = [str(p[0]) if len(p) == 1 else f"{p[0]}{',' if len(p) == 2 else '-'}{p[-1]}" for p in parts]
+    return ",".join(out) or NONE

@@ -1,0 +1,51 @@
+"""The fleet's worker processes: cores and memory in use, time since ready, restarts."""
+
+from __future__ import annotations
+
+from vllm_console.snapshot import Worker
+from vllm_console.ui.format import NONE, duration, gib, sig3
+from vllm_console.ui.rows import Row, known, left, right
+from vllm_console.ui.states import look
+from vllm_console.ui.view import View
+
+_NUMBERS = 6 + 6 + 8 + 3
+
+
+def ask(view: View, width: int) -> int:
+    """A header and a row a worker; nothing without workers."""
+    workers = _workers(view)
+    return 1 + len(workers) if workers else 0
+
+
+def draw(view: View, width: int, height: int) -> list[Row]:
+    """One row a worker, as many as fit."""
+    workers = _workers(view)
+    if not workers:
+        return []
+    name = width - _NUMBERS
+    rows: list[Row] = [
+        [
+            (left("workers", name), "text"),
+            (right("cores", 6) + right("GiB", 6) + right("up", 8) + right("↻", 3), "dim"),
+        ]
+    ]
+    for worker in workers[: height - 1]:
+        shown = look(worker.state)
+        number, unit = duration(worker.elapsed_s if shown.group == "ready" else None)
+        cores = NONE if worker.cpu is None else sig3(worker.cpu)
+        rows.append(
+            [
+                (shown.glyph + " ", shown.ink),
+                (left(worker.id, name - 2), "text"),
+                known(right(cores, 6)) if worker.cpu is not None else (right(cores, 6), "dim"),
+                (right(gib(worker.rss_bytes), 6), "dim" if worker.rss_bytes is None else "value"),
+                (right(number, 8 - len(unit) - 1 if unit else 8), "label" if unit else "dim"),
+                (f" {unit}" if unit else "", "dim"),
+                (right(str(worker.restarts), 3), "warn!" if worker.restarts else "dim"),
+            ]
+        )
+    return rows
+
+
+def _workers(view: View) -> list[Worker]:
+    return [w for m in view.snapshot.models for w in m.workers] if view.snapshot else []

@@ -1,0 +1,66 @@
+"""How many tokens an engine step works on: the histogram of the window."""
+
+from __future__ import annotations
+
+import math
+
+from vllm_console.ui.format import NONE, si
+from vllm_console.ui.graphs import column_bounds, histogram
+from vllm_console.ui.rows import Row, Span, head, quiet
+from vllm_console.ui.view import View
+
+
+def draw(view: View, width: int, height: int) -> list[Row]:
+    """The bucket that holds the median, the columns, and their upper bounds."""
+    load, model = view.load, view.model
+    if load is None or model is None:
+        return []
+    buckets = _trimmed(load.step_tokens)
+    end: list[Span] = [("median ", "dim"), _median(buckets)]
+    if model.engine.max_num_batched_tokens is not None:
+        end += [(" of ", "dim"), (si(model.engine.max_num_batched_tokens), "label")]
+    title = head("tokens a step", width, *end)
+    if not buckets:
+        why = view.idle if not view.sampled else ("no step in this window", "")
+        entry = view.entry
+        if view.sampled and entry is not None and entry.worker is not None:
+            why = ("measured for the whole model", "select the model's own row")
+        return [title, *quiet(width, height - 1, *why)]
+    counts = [float(steps) for _, steps in buckets]
+    return [
+        title,
+        *histogram(counts, width, max(1, height - 2), "batching"),
+        _axis([bound for bound, _ in buckets], width),
+    ]
+
+
+def _trimmed(buckets: tuple[tuple[float, int], ...]) -> list[tuple[float, int]]:
+    """Buckets without the empty ones above the last that counts; none when nothing counts."""
+    last = max((i for i, (_, steps) in enumerate(buckets) if steps > 0), default=-1)
+    return list(buckets[: last + 1])
+
+
+def _median(buckets: list[tuple[float, int]]) -> Span:
+    """The upper bound of the median's bucket: a histogram knows no more."""
+    half = sum(steps for _, steps in buckets) / 2
+    seen = 0
+    for i, (bound, steps) in enumerate(buckets):
+        seen += steps
+        if steps and seen >= half:
+            if math.isinf(bound):
+                return f">{si(buckets[i - 1][0])}" if i else NONE, "value"
+            return f"≤{si(bound)}", "value"
+    return NONE, "dim"
+
+
+def _axis(bounds: list[float], width: int) -> Row:
+    """Upper bounds under the right end of their columns, as many as have room."""
+    cells = [" "] * width
+    free = width
+    for bound, (_, end) in reversed(list(zip(bounds, column_bounds(len(bounds), width), strict=True))):
+        text = "∞" if math.isinf(bound) else si(bound)
+        start = end - len(text)
+        if start >= 0 and end <= free:
+            cells[start:end] = text
+            free = start - 2
+    return [("".join(cells), "dim")]

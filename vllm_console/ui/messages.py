@@ -1,0 +1,51 @@
+"""What threads and widgets tell the console; each message is a past event."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from textual.message import Message
+
+
+@dataclass
+class Sampled(Message):
+    """The reader has something new; a newer one stands for all before it."""
+
+    def can_replace(self, message: Message) -> bool:
+        """Many of them are worth one paint."""
+        return isinstance(message, Sampled)
+
+
+@dataclass
+class Answered(Message):
+    """The daemon took or refused a command."""
+
+    level: str
+    """"ok" or "crit"."""
+    text: str
+
+
+@dataclass
+class LogRead(Message):
+    """A piece of a worker's log has arrived."""
+
+    worker: str
+    offset: int
+    text: str
+    fresh: bool
+    """It is the tail of the log, not the continuation of what is shown."""
+
+
+@dataclass
+class LogFailed(Message):
+    """A worker's log could not be read."""
+
+    worker: str
+    reason: str
+
+
+@dataclass
+class EntryChosen(Message):
+    """A row of the model list was clicked."""
+
+    key: str

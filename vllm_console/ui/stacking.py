@@ -1,0 +1,136 @@
+"""How the blocks of a panel share its rows: which are shown, where, and how tall."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from vllm_console.ui.blocks import BLOCKS
+from vllm_console.ui.panels import PanelSpec, Placed
+from vllm_console.ui.rows import Row, beside, wrap
+from vllm_console.ui.view import View
+
+TWO_COLUMNS = 110
+"""A zoomed panel this wide puts its blocks in two columns."""
+_GUTTER = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a block stands inside its panel, in cells."""
+
+    block: str
+    x: int
+    y: int
+    width: int
+    height: int
+
+
+@dataclass(slots=True)
+class _Slot:
+    placed: Placed
+    height: int
+    """Rows so far."""
+    least: int
+    most: int
+    asked: int | None
+
+
+def places(spec: PanelSpec, view: View, layout: str, width: int, height: int) -> list[Place]:
+    """The blocks that are shown, from top to bottom, column by column."""
+    shown = [p for p in spec.blocks if layout in p.at and p.room <= height and _wanted(p, view)]
+    if layout != "zoom" or width < TWO_COLUMNS or len(shown) < 2:
+        return _column(shown, view, 0, width, height)
+    half = (width - _GUTTER) // 2
+    left, right = _halves(shown, view, half, height)
+    return [
+        *_column(left, view, 0, half, height),
+        *_column(right, view, half + _GUTTER, width - half - _GUTTER, height),
+    ]
+
+
+def draw_panel(spec: PanelSpec, view: View, layout: str, width: int, height: int) -> list[Row]:
+    """All rows of a panel's inside; a mistake in its file is shown in its place."""
+    if spec.problem is not None:
+        return [[("✖ ", "crit!"), ("this panel's file has a mistake", "text")], [], *wrap(
+            spec.problem, width, "label"
+        )]  # fmt: skip
+    view = replace(view, limits=spec.limits)
+    columns: dict[int, list[Row]] = {}
+    widths: dict[int, int] = {}
+    for place in places(spec, view, layout, width, height):
+        rows = columns.setdefault(place.x, [])
+        widths[place.x] = place.width
+        rows += [[] for _ in range(place.y - len(rows))]
+        drawn = BLOCKS[place.block].draw(view, place.width, place.height)[: place.height]
+        rows += [*drawn, *([] for _ in range(place.height - len(drawn)))]
+    if len(columns) == 2:
+        (a, one), (b, two) = columns.items()
+        return beside(one, two, (widths[a], widths[b]), _GUTTER)
+    return next(iter(columns.values()), [])
+
+
+def _wanted(placed: Placed, view: View) -> bool:
+    block = BLOCKS[placed.block]
+    if block.needs_model and view.model is None:
+        return False
+    return block.ask is None or block.ask(view, 40) > 0
+
+
+def _column(shown: list[Placed], view: View, x: int, width: int, height: int) -> list[Place]:
+    slots = [_slot(p, view, width, height) for p in shown]
+    while slots and sum(s.least for s in slots) > height:
+        slots.remove(min(reversed(slots), key=lambda s: s.placed.keep))
+    if not slots:
+        return []
+    wish = sum(s.least if s.asked is None else s.asked for s in slots)
+    gap = 1 if wish + len(slots) - 1 <= height else 0
+    free = height - sum(s.least for s in slots) - gap * (len(slots) - 1)
+    for slot in sorted(slots, key=lambda s: -s.placed.keep):
+        if slot.asked is not None:
+            more = min(free, slot.asked - slot.height)
+            slot.height += more
+            free -= more
+    _grow([s for s in slots if s.placed.share], free)
+    out, y = [], 0
+    for slot in slots:
+        out.append(Place(slot.placed.block, x, y, width, slot.height))
+        y += slot.height + gap
+    return out
+
+
+def _slot(placed: Placed, view: View, width: int, height: int) -> _Slot:
+    most = height if placed.max is None else (
+        int(placed.max * height) if isinstance(placed.max, float) else placed.max
+    )  # fmt: skip
+    if placed.rows is not None:
+        return _Slot(placed, placed.rows, placed.rows, placed.rows, None)
+    ask = BLOCKS[placed.block].ask
+    if placed.share or ask is None:
+        return _Slot(placed, placed.min, placed.min, max(most, placed.min), None)
+    asked = max(1, min(ask(view, width), max(most, placed.min)))
+    least = min(placed.min, asked)
+    return _Slot(placed, least, least, asked, asked)
+
+
+def _grow(slots: list[_Slot], free: int) -> None:
+    """Share free rows by weight, up to each one's most; what all refuse stays free."""
+    open_slots = [s for s in slots if s.height < s.most]
+    while free > 0 and open_slots:
+        neediest = min(open_slots, key=lambda s: s.height / s.placed.share)
+        neediest.height += 1
+        free -= 1
+        open_slots = [s for s in open_slots if s.height < s.most]
+
+
+def _halves(
+    shown: list[Placed], view: View, width: int, height: int
+) -> tuple[list[Placed], list[Placed]]:
+    """The blocks in two columns of about the same height, order kept."""
+    wishes = []
+    for placed in shown:
+        slot = _slot(placed, view, width, height)
+        wishes.append(slot.asked or slot.least * (2 if placed.share else 1))
+    best = min(
+        range(1, len(shown)), key=lambda i: abs(sum(wishes[:i]) - sum(wishes[i:]))
+    )
+    return shown[:best], shown[best:]
