@@ -226,7 +226,9 @@ def _named_in(head: list[str], environ: Mapping[str, str]) -> Iterator[Path]:
             yield Path(named)
     elif words and "python" in os.path.basename(words[0]):
         yield Path(words[0])
-    if len(head) > 1 and (long := re.match(r"""'''exec'\s+['"]?(/[^'"$]*python[^'"\s]*)""", head[1])):
+    if len(head) > 1 and (
+        long := re.match(r"""'''exec'\s+['"]?(/[^'"$]*python[^'"\s]*)""", head[1])
+    ):
         yield Path(long[1])
 
 

@@ -152,6 +152,10 @@ ATTACH = "attach"
 """The engine of a model whose worker somebody else runs."""
 
 
+WATCHED_KEYS = ("source", "engine", "url", "aliases", "sampling", "slo")
+"""Keys with a meaning for a worker that is only watched."""
+
+
 @dataclass(frozen=True, slots=True)
 class Origin:
     """Where a value comes from."""

@@ -138,7 +138,7 @@ def human_int(value: int | str) -> int:
     if "." in number and (not unit or unit.isupper()):
         raise ValueError('takes fractions only with a small letter: "1.5m" is 1,500,000')
     power = _POWER[unit.lower()]
-    return int(number) * 1024**power if not unit.islower() else round(float(number) * 1000**power)
+    return int(float(number) * 1000**power) if unit.islower() else int(number) * int(1024**power)
 
 
 def check_options(options: Mapping[str, Any], schema: FlagSchema) -> list[Problem]:
@@ -261,8 +261,8 @@ def to_argv(options: Mapping[str, Any], schema: FlagSchema | None) -> list[str]:
 
 def _exact(flag: Flag, option: str, value: Any) -> Iterator[str]:
     if flag.takes == "toggle":
-        on = value is not (long_flag(option) == flag.negative)
-        yield flag.long if on else flag.negative or flag.long
+        negated = long_flag(option) == flag.negative
+        yield flag.long if bool(value) != negated else flag.negative or flag.long
     elif flag.takes == "switch":
         if value:
             yield flag.long

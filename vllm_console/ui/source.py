@@ -82,6 +82,11 @@ class Reader:
         """Why no daemon answers now."""
         self.notify: Callable[[], None] = _nobody
 
+    @property
+    def started(self) -> bool:
+        """Whether it has begun to read."""
+        return self._thread.ident is not None
+
     def start(self) -> None:
         """Begin to read."""
         self._thread.start()

@@ -55,8 +55,6 @@ class View:
     zone: tzinfo | None = None
     limits: Mapping[str, Limit] = field(default_factory=dict)
     """Thresholds of the panel that draws."""
-    focused: bool = True
-    """Whether the panel that draws has the focus."""
 
     def limit(self, name: str) -> Limit:
         """A threshold of the panel file."""

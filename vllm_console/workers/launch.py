@@ -91,7 +91,7 @@ class Handle(Protocol):
         """Pids of the tree, main process first, without the shim; empty when none is left."""
 
     def stop(self) -> None:
-        """SIGTERM to the main process, `stop_grace_s`, then SIGKILL to the tree. Returns at once."""
+        """SIGTERM to the main process, `stop_grace_s`, SIGKILL to the tree. Returns at once."""
 
     def kill(self) -> None:
         """SIGKILL to the tree. Returns at once."""

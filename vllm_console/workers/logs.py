@@ -11,21 +11,24 @@ from pathlib import Path
 
 CHUNK = 256 << 10
 
+_CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 _ESCAPE = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)|[@-Z\\-_])")
 
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
-    """Bytes of a log as they were written; `end` is where to go on reading."""
+    """Bytes of a log as they were written, without the NULs of a hole."""
 
     data: bytes
+    start: int
+    """Offset of the first byte."""
     end: int
+    """Where to go on reading."""
 
 
 def plain(text: str) -> str:
     """Text without terminal escapes and other control characters, save tab, \\r and \\n."""
-    text = _ESCAPE.sub("", text)
-    return "".join(c for c in text if c in "\t\r\n" or c.isprintable())
+    return _CONTROL.sub("", _ESCAPE.sub("", text))
 
 
 def read(path: Path, offset: int = 0, limit: int = CHUNK) -> Chunk:
@@ -36,18 +39,18 @@ def read(path: Path, offset: int = 0, limit: int = CHUNK) -> Chunk:
     try:
         file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     except OSError:
-        return Chunk(b"", offset)
+        return Chunk(b"", offset, offset)
     try:
         if os.fstat(file).st_size < offset:
             offset = 0
         try:
             offset = max(offset, os.lseek(file, offset, os.SEEK_DATA))
         except OSError:
-            return Chunk(b"", offset)
+            return Chunk(b"", offset, offset)
         data = os.pread(file, limit, offset)
     finally:
         os.close(file)
-    return Chunk(data.replace(b"\0", b""), offset + len(data))
+    return Chunk(data.replace(b"\0", b""), offset, offset + len(data))
 
 
 def tail(path: Path, lines: int, start: int = 0, limit: int = 4 * CHUNK) -> list[str]:
@@ -64,9 +67,8 @@ def tail(path: Path, lines: int, start: int = 0, limit: int = 4 * CHUNK) -> list
         start = 0
     first = max(start, size - limit)
     chunk = read(path, first, limit)
-    cut = chunk.end - len(chunk.data) > start
     found = split(chunk.data)
-    return found[cut:][-lines:] if lines > 0 else []
+    return found[chunk.start > start :][-lines:] if lines > 0 else []
 
 
 def split(data: bytes) -> list[str]:

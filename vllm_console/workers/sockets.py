@@ -44,7 +44,7 @@ def listeners(port: int) -> frozenset[int]:
 
 def sockets_of(pid: int) -> set[int]:
     """Inodes of the sockets a process holds; empty when it is gone or not ours to see."""
-    found = set()
+    found: set[int] = set()
     try:
         names = os.listdir(f"/proc/{pid}/fd")
     except OSError:
@@ -98,8 +98,8 @@ def free_port(avoid: Collection[int] = (), ports: range = PORTS) -> int:
 
 
 def _binds(port: int) -> bool:
+    """No SO_REUSEADDR: a booting vLLM has bound its port and does not listen on it yet."""
     with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as trial:
-        trial.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             trial.bind(("127.0.0.1", port))
         except OSError:

@@ -1,0 +1,56 @@
+# Everything a clone needs: `make demo` and `make test` set up what they use, inside the clone.
+PYTHON ?= python3
+UV_VERSION := 0.13.8
+UV := .uv/bin/uv
+BIN := .venv/bin
+export VLLM_CONSOLE_ENGINES ?= $(CURDIR)/.engines
+export UV_PROJECT_ENVIRONMENT := $(CURDIR)/.venv
+
+.PHONY: demo test check shots bench setup engine clean help
+
+help:            ## what there is to make
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+demo: .venv/.ready-runtime      ## a live fleet of real vLLM workers, with traffic, in the console
+	@$(BIN)/vllm-console demo $(ARGS)
+
+test: setup engine              ## every test, real vLLM included
+	@$(BIN)/pytest -q $(ARGS)
+
+check: setup                    ## lint, types, borders, lock
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports
+	@$(BIN)/python scripts/check_lock.py
+	@$(BIN)/python scripts/check_tree.py
+
+shots: setup                    ## the PNGs in screenshots/, from a scripted fleet
+	@$(BIN)/python scripts/screenshots.py
+
+bench: setup engine             ## every figure of the README, one table each
+	@for file in status_cost console_cost ready_overhead daemon_restart first_token; do \
+	  echo "== $$file"; $(BIN)/python benchmarks/$$file.py || exit 1; done
+
+engine: setup
+	@$(BIN)/vllm-console engines install cpu
+
+setup: .venv/.ready
+
+$(UV):
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "vllm-console needs Python 3.11 or newer; this is " + sys.version.split()[0] + "; name another with make PYTHON=python3.11")'
+	@$(PYTHON) -m venv .uv
+	@.uv/bin/pip install --quiet --disable-pip-version-check uv==$(UV_VERSION)
+
+.venv/.ready: $(UV) pyproject.toml uv.lock
+	@$(UV) sync --frozen --quiet --compile-bytecode --python $(PYTHON)
+	@$(BIN)/python -m compileall -q vllm_console
+	@touch .venv/.ready .venv/.ready-runtime
+
+.venv/.ready-runtime: $(UV) pyproject.toml uv.lock
+	@$(UV) sync --frozen --quiet --compile-bytecode --no-dev --python $(PYTHON)
+	@$(BIN)/python -m compileall -q vllm_console
+	@rm -f .venv/.ready && touch .venv/.ready-runtime
+
+clean:           ## remove what make made (the engine environments too)
+	@rm -rf .uv .venv .engines dist build

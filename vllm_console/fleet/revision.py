@@ -1,0 +1,30 @@
+"""The fingerprint of a model's effective configuration: equal means the workers may stay."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+
+from vllm_console.fleet.model import ModelConfig
+
+_NEEDS_NO_RESTART = {
+    "name",
+    "autostart",
+    "pinned",
+    "idle_unload_s",
+    "start_timeout_s",
+    "sampling",
+    "slo",
+    "scale",
+}
+
+
+def fingerprint(model: ModelConfig) -> str:
+    """16 hex digits that change when a running worker no longer is what the model wants.
+
+    Secrets count by their reference, so a rotated value leaves it as it is. A field at its built-in
+    value does not count, so an upgrade that adds fields restarts nothing.
+    """
+    wanted = model.model_dump(mode="json", exclude=_NEEDS_NO_RESTART, exclude_defaults=True)
+    text = json.dumps(wanted, sort_keys=True, ensure_ascii=False, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]

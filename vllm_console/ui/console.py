@@ -1,0 +1,195 @@
+"""The application: takes what the reader brings, keeps the board, paints the screen on top."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from datetime import tzinfo
+from functools import partial
+
+from textual import events
+from textual.app import App
+
+from vllm_console.errors import ConsoleError, InvalidInput
+from vllm_console.ui import theme
+from vllm_console.ui.board import Board
+from vllm_console.ui.messages import Answered, Sampled
+from vllm_console.ui.panels import PanelSpec, load_panels
+from vllm_console.ui.screens.dashboard import Dashboard
+from vllm_console.ui.screens.painted import Painted
+from vllm_console.ui.source import Connect, Reader
+from vllm_console.ui.theme import Inks
+from vllm_console.ui.view import View
+
+UNSEEN_S = 5.0
+"""Seconds between two paints while the terminal says that it is not in front."""
+_NOTICE_S = 8.0
+
+_TOLD = {"load": "loading", "unload": "unloading", "restart": "restarting"}
+
+
+class Console(App[None]):
+    """The Textual application.
+
+    `clock` gives monotonic seconds; `ticking = False` leaves the once-a-second look at the clock
+    to the caller, who then calls `tick`.
+    """
+
+    TITLE = "vllm-console"
+    ENABLE_COMMAND_PALETTE = False
+    NOTIFICATION_TIMEOUT = 5.0
+    CSS = """
+    App { background: $background; color: $foreground; }
+    """
+
+    def __init__(
+        self,
+        connect: Connect,
+        *,
+        reader: Reader | None = None,
+        panels: Sequence[PanelSpec] | None = None,
+        theme_name: str = theme.DEFAULT,
+        readonly: bool = False,
+        refresh_s: float = 1.0,
+        clock: Callable[[], float] = time.monotonic,
+        zone: tzinfo | None = None,
+        ticking: bool = True,
+    ) -> None:
+        super().__init__()
+        self.register_theme(theme.NIGHT)
+        self.register_theme(theme.DAY)
+        self.theme = theme_name
+        self.readonly = readonly
+        self.board = Board(zone)
+        self.connect = connect
+        self.clock = clock
+        self._reader = reader or Reader(connect)
+        self._panels = panels if panels is not None else load_panels()
+        self._refresh_s = refresh_s
+        self._ticking = ticking
+        self._painted = float("-inf")
+        self._said = float("-inf")
+        self._in_front = True
+        self._inks: tuple[str, Inks] | None = None
+
+    def get_theme_variable_defaults(self) -> dict[str, str]:
+        """Inks and hues for a theme that is not ours."""
+        return theme.derived(self.current_theme)
+
+    @property
+    def inks(self) -> Inks:
+        """The current theme's inks."""
+        if self._inks is None or self._inks[0] != self.theme:
+            self._inks = (self.theme, theme.inks(self.theme_variables))
+        return self._inks[1]
+
+    @property
+    def view(self) -> View:
+        """What the blocks draw now."""
+        return self.board.view(self.clock(), self._reader.lost)
+
+    def get_default_screen(self) -> Dashboard:
+        """The dashboard is the first screen; there is no empty one under it."""
+        return Dashboard(self._panels)
+
+    def on_mount(self) -> None:
+        """Begin to listen."""
+        self._reader.notify = partial(self.post_message, Sampled())  # type: ignore[assignment]
+        if not self._reader.started:
+            self._reader.start()
+        self.post_message(Sampled())
+        if self._ticking:
+            self.set_interval(1.0, self.tick)
+
+    def on_unmount(self) -> None:
+        """Leave no thread behind."""
+        self._reader.close()
+
+    def on_sampled(self) -> None:
+        """Something is new: take it, and paint unless the last paint was just now."""
+        if self.board.paused:
+            return
+        first = self.board.snapshot is None
+        self.board.take(self._reader.drain(), self.clock())
+        wait = self._refresh_s if self._in_front else max(UNSEEN_S, self._refresh_s)
+        if first or self._reader.lost or self.clock() - self._painted >= wait * 0.8:
+            self.paint()
+
+    def tick(self) -> None:
+        """Once a second: an old picture grows older, a notice goes away."""
+        screen = self.screen_stack[0]
+        if isinstance(screen, Dashboard) and self.clock() - self._said >= _NOTICE_S:
+            screen.say("", "")
+        view = self.view
+        if view.old_s is not None or self.clock() - self._painted >= max(2.0, UNSEEN_S):
+            self.paint()
+
+    def paint(self) -> None:
+        """Draw the newest view on the screen on top."""
+        screen = self.screen
+        if not isinstance(screen, Painted):
+            below = [s for s in self.screen_stack if isinstance(s, Painted)]
+            screen = below[-1]
+        self._painted = self.clock()
+        with self.batch_update():
+            screen.paint(self.view)
+
+    def pause(self, paused: bool) -> None:
+        """Hold the picture still; what comes meanwhile is taken in at the end."""
+        self.board.paused = paused
+        if not paused:
+            self.board.take(self._reader.drain(), self.clock())
+        self.paint()
+
+    def on_app_blur(self, event: events.AppBlur) -> None:
+        """Nobody looks: paint seldom."""
+        self._in_front = False
+
+    def on_app_focus(self, event: events.AppFocus) -> None:
+        """Somebody looks again."""
+        self._in_front = True
+        self.paint()
+
+    def say(self, level: str, text: str) -> None:
+        """One line on the dashboard about what a key did."""
+        self._said = self.clock()
+        screen = self.screen_stack[0]
+        if isinstance(screen, Dashboard):
+            screen.say(level, text)
+
+    def command(self, verb: str, model: str) -> None:
+        """Ask the daemon, in a thread; its answer comes as `Answered`."""
+        self.say("info", f"{_TOLD.get(verb, verb)} {model} …")
+        self.run_worker(
+            partial(self._ask, verb, model), name=f"{verb} {model}", group="commands", thread=True
+        )
+
+    def _ask(self, verb: str, model: str) -> None:
+        try:
+            client = self.connect()
+            try:
+                client.command(verb, model=model)
+            finally:
+                client.close()
+        except (ConsoleError, OSError) as error:
+            self.post_message(Answered("crit", f"{verb} {model}: {error}"))
+        else:
+            self.post_message(Answered("ok", f"{_TOLD.get(verb, verb)} {model}: accepted"))
+
+    def on_answered(self, message: Answered) -> None:
+        """The daemon's answer, one line."""
+        self.say(message.level, message.text)
+
+
+def checked_theme(name: str | None) -> str:
+    """The name of a theme that exists; raises `InvalidInput` for any other."""
+    from textual.theme import BUILTIN_THEMES
+
+    known = [theme.NIGHT.name, theme.DAY.name, *BUILTIN_THEMES]
+    if name is None or name in known:
+        return name or theme.DEFAULT
+    import difflib
+
+    near = difflib.get_close_matches(name, known, n=1)
+    hint = f'did you mean "{near[0]}"?' if near else "one of " + ", ".join(known)
+    raise InvalidInput(f'no theme "{name}"; {hint}')

@@ -1,0 +1,81 @@
+"""The question before what destroys: y does it, everything else keeps things as they are."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar
+
+from textual import events
+from textual.app import ComposeResult
+from textual.binding import Binding
+from textual.screen import ModalScreen
+
+from vllm_console.snapshot import Model
+from vllm_console.ui.format import count
+from vllm_console.ui.lines import Lines
+from vllm_console.ui.rows import Row, wrap
+from vllm_console.ui.view import View
+
+if TYPE_CHECKING:
+    from vllm_console.ui.console import Console
+
+
+def consequence(verb: str, model: Model) -> str:
+    """What happens to whom, in one sentence."""
+    workers = sum(worker.state not in ("stopped", "failed") for worker in model.workers)
+    what = "its worker" if workers == 1 else f"its {workers} workers"
+    requests = (model.load.running or 0) + (model.load.waiting or 0)
+    if requests:
+        verb_is = "finishes" if requests == 1 else "finish"
+        noun = "request" if requests == 1 else "requests"
+        return f"{count(requests)} {noun} in flight {verb_is} first, then {what} " + (
+            "stops and starts again" if workers == 1 else "stop and start again"
+        ) * (verb == "restart") + ("stops" if workers == 1 else "stop") * (verb != "restart")
+    if not workers:
+        return "no worker of it runs now"
+    return f"no request is in flight; {what} " + (
+        ("starts" if workers == 1 else "start") + " anew"
+        if verb == "restart"
+        else ("stops" if workers == 1 else "stop")
+    )
+
+
+class Confirm(ModalScreen[None]):
+    """Asks once about one verb and one model."""
+
+    CSS_PATH = "modal.tcss"
+    BINDINGS: ClassVar = [
+        Binding("y", "yes", "yes"),
+        Binding("n,escape,enter,q", "dismiss", "no"),
+    ]
+
+    def __init__(self, verb: str, model: Model) -> None:
+        super().__init__()
+        self._verb = verb
+        self._model = model
+
+    def compose(self) -> ComposeResult:
+        """One small box."""
+        box = Lines(self._draw, classes="box question")
+        box.border_title = self._verb
+        yield box
+
+    def _draw(self, view: View, width: int, height: int) -> list[Row]:
+        return [
+            [(f"{self._verb} ", "text"), (self._model.name, "value"), ("?", "text")],
+            *wrap(consequence(self._verb, self._model), width, "label", 2),
+            [],
+            [("y", "warn!"), (f" {self._verb}", "text"), ("    ", ""), ("N", "engines!"), (" keep it", "label")],
+        ]
+
+    def action_yes(self) -> None:
+        """Do it."""
+        app: Console = self.app  # type: ignore[assignment]
+        self.dismiss()
+        app.command(self._verb, self._model.name)
+
+    def on_key(self, event: events.Key) -> None:
+        """A capital letter answers like a small one."""
+        if event.key == "N":
+            self.dismiss()
+        elif event.key == "Y":
+            self.action_yes()

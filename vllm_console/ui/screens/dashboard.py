@@ -1,0 +1,222 @@
+"""The dashboard: four panels between the fleet line and the events, in three layouts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import ClassVar
+
+from textual import events
+from textual.app import ComposeResult
+from textual.binding import Binding
+from textual.containers import Container
+
+from vllm_console.ui.blocks import alert_line, events as event_rows, fleet_line
+from vllm_console.ui.blocks.key_line import Notice
+from vllm_console.ui.filter_line import FilterLine
+from vllm_console.ui.key_line import KeyLine
+from vllm_console.ui.lines import Lines
+from vllm_console.ui.messages import EntryChosen
+from vllm_console.ui.panel import Panel
+from vllm_console.ui.panels import NAMES, PanelSpec
+from vllm_console.ui.rows import Row, quiet
+from vllm_console.ui.screens.painted import Painted
+from vllm_console.ui.states import refusal
+from vllm_console.ui.view import View
+
+SMALLEST = (60, 16)
+"""Columns and rows below which there is no room for a panel."""
+
+
+def too_small(view: View, width: int, height: int) -> list[Row]:
+    """One line instead of a mess."""
+    columns, lines = SMALLEST
+    return quiet(width, height, f"too small: {width}x{height}, needs {columns}x{lines}")
+
+
+class Dashboard(Painted):
+    """The console's main screen."""
+
+    CSS_PATH = "dashboard.tcss"
+    AUTO_FOCUS = "#engines"
+    HORIZONTAL_BREAKPOINTS: ClassVar[list[tuple[int, str]] | None] = [
+        (0, "-tabs"), (100, "-grid"), (150, "-row"),
+    ]  # fmt: skip
+    VERTICAL_BREAKPOINTS: ClassVar[list[tuple[int, str]] | None] = [
+        (0, "-short"), (36, "-tall"), (54, "-airy"),
+    ]  # fmt: skip
+    BINDINGS: ClassVar = [
+        Binding("1", "panel('engines')", "panel", key_display="1-4"),
+        *(
+            Binding(str(key), f"panel('{name}')", "panel", show=False, key_display="1-4")
+            for key, name in enumerate(NAMES[1:], 2)
+        ),
+        Binding("z", "zoom", "zoom"),
+        Binding("enter", "detail", "details", key_display="enter"),
+        Binding("l", "load", "load"),
+        Binding("u", "unload", "unload"),
+        Binding("r", "restart", "restart"),
+        Binding("slash", "filter", "filter", key_display="/"),
+        Binding("space", "pause", "pause", key_display="space"),
+        Binding("up", "move(-1)", "model above", show=False, key_display="↑"),
+        Binding("k", "move(-1)", "model above", show=False),
+        Binding("down", "move(1)", "model below", show=False, key_display="↓"),
+        Binding("j", "move(1)", "model below", show=False),
+        Binding("home", "move(-10000)", "first model", show=False, key_display="home"),
+        Binding("end", "move(10000)", "last model", show=False, key_display="end"),
+        Binding("escape", "back", "leave zoom, end filter", show=False, key_display="esc"),
+        Binding("question_mark", "help", "help", key_display="?"),
+        Binding("q", "quit", "quit"),
+    ]
+
+    def __init__(self, specs: Sequence[PanelSpec]) -> None:
+        super().__init__()
+        self._specs = specs
+
+    def compose(self) -> ComposeResult:
+        """Fleet line, alerts, panels, events, keys; and what replaces them all when too small."""
+        titles = {spec.name: spec.title for spec in self._specs}
+        yield Lines(self._fleet_line, id="fleet")
+        yield Lines(alert_line.draw, id="alerts")
+        with Container(id="panels"):
+            for spec in self._specs:
+                yield Panel(spec, titles)
+        yield Lines(event_rows.draw, id="events")
+        yield FilterLine(id="filter")
+        yield KeyLine(id="keys")
+        yield Lines(too_small, id="small")
+
+    def _fleet_line(self, view: View, width: int, height: int) -> list[Row]:
+        return fleet_line.draw(self._with_limits(view), width, height)
+
+    def _with_limits(self, view: View) -> View:
+        from dataclasses import replace
+
+        return replace(view, limits=self._specs[0].limits)
+
+    def on_mount(self) -> None:
+        """The first panel is the one that tabs and zoom show."""
+        self.query_one("#engines").add_class("-shown")
+
+    def on_resize(self, event: events.Resize) -> None:
+        """Fewer cells than a panel needs give one clear line."""
+        columns, lines = SMALLEST
+        small = event.size.width < columns or event.size.height < lines
+        self.set_class(small, "-small")
+        self.call_after_refresh(self.console_app.paint)
+
+    def paint(self, view: View) -> None:
+        """Bring every widget up to date; those not displayed draw nothing."""
+        alerts = self.query_one("#alerts", Lines)
+        alerts.set_class(alert_line.ask(view) == 0, "-none")
+        for lines in self.query(Lines):
+            lines.show(view)
+
+    def say(self, level: str, text: str) -> None:
+        """One line about what a key did."""
+        self.query_one(KeyLine).say(Notice(level, text) if text else None)
+
+    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
+        """A read-only console has no key that changes the fleet."""
+        if action in ("load", "unload", "restart") and self.console_app.readonly:
+            return False
+        return True
+
+    def on_descendant_focus(self) -> None:
+        """A panel focused by tab or a click is also the one that tabs and zoom show."""
+        if isinstance(self.focused, Panel):
+            self._show_panel(self.focused.spec.name)
+
+    def _show_panel(self, name: str) -> None:
+        changed = False
+        for panel in self.query(Panel):
+            shown = panel.spec.name == name
+            changed = changed or shown != panel.has_class("-shown")
+            panel.set_class(shown, "-shown")
+        if changed:
+            self.call_after_refresh(self.console_app.paint)
+
+    def action_panel(self, name: str) -> None:
+        """Focus a panel; in tabs and zoom it takes the place of the other."""
+        self._show_panel(name)
+        self.query_one(f"#{name}").focus()
+
+    def action_zoom(self) -> None:
+        """Show one panel alone, or all again."""
+        self.toggle_class("-zoom")
+        self.call_after_refresh(self.console_app.paint)
+
+    def action_move(self, rows: int) -> None:
+        """Select another model or worker."""
+        self.console_app.board.move(rows)
+        self.console_app.paint()
+
+    def on_entry_chosen(self, message: EntryChosen) -> None:
+        """A row was clicked."""
+        self.console_app.board.select(message.key)
+        self.console_app.paint()
+
+    def action_back(self) -> None:
+        """Leave the zoom first, then the filter."""
+        if self.has_class("-zoom"):
+            self.action_zoom()
+        elif self.console_app.board.filter:
+            self.console_app.board.narrow("")
+            self.console_app.paint()
+
+    def action_filter(self) -> None:
+        """Type words that a model's row must hold."""
+        self.query_one(FilterLine).open(self.console_app.board.filter)
+
+    def on_filter_line_typed(self, message: FilterLine.Typed) -> None:
+        """The list narrows with each letter."""
+        self.console_app.board.narrow(message.words)
+        self.console_app.paint()
+
+    def action_pause(self) -> None:
+        """Hold the picture still, or let it run again."""
+        self.console_app.pause(not self.console_app.board.paused)
+
+    def action_help(self) -> None:
+        """Show all keys that act here."""
+        from vllm_console.ui.screens.help import Help
+
+        self.app.push_screen(Help(self))
+
+    def action_detail(self) -> None:
+        """Show everything about the selected model or worker."""
+        view = self.console_app.view
+        if view.entry is None:
+            self.say("info", "no model is selected")
+            return
+        from vllm_console.ui.screens.worker import WorkerDetail
+
+        self.app.push_screen(WorkerDetail(view.entry.key))
+
+    def action_load(self) -> None:
+        """Start the selected model's workers."""
+        self._act("load")
+
+    def action_unload(self) -> None:
+        """Drain and stop the selected model's workers, after a question."""
+        self._act("unload")
+
+    def action_restart(self) -> None:
+        """Stop and start the selected model's workers, after a question."""
+        self._act("restart")
+
+    def _act(self, verb: str) -> None:
+        model = self.console_app.view.model
+        if model is None:
+            self.say("info", "no model is selected")
+        elif why := refusal(verb, model):
+            self.say("info", why)
+        elif verb == "load":
+            self.console_app.command(verb, model.name)
+        else:
+            from vllm_console.ui.screens.confirm import Confirm
+
+            self.app.push_screen(Confirm(verb, model))
+
+    def action_quit(self) -> None:
+        """Leave the console; the fleet goes on."""
+        self.app.exit(return_code=0)
