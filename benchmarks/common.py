@@ -21,6 +21,9 @@ ROOT = Path(__file__).resolve().parent.parent
 CLI = Path(sys.executable).with_name("vllm-console")
 """The console script beside this Python: what a user's shell starts."""
 
+if (ROOT / ".engines").is_dir():  # where `make` keeps them
+    os.environ.setdefault("VLLM_CONSOLE_ENGINES", str(ROOT / ".engines"))
+
 
 @dataclass(frozen=True, slots=True)
 class BenchFleet:

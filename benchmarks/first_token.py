@@ -60,14 +60,16 @@ def main() -> None:
             "XDG_STATE_HOME": str(home / "state"),
             "UV_CACHE_DIR": str(home / "uv-cache"),
         }
-        environment.pop("VIRTUAL_ENV", None)
+        for variable in ("VIRTUAL_ENV", "VLLM_CONSOLE_ENGINES", "UV_PROJECT_ENVIRONMENT"):
+            environment.pop(variable, None)  # the clone decides
         words = ["make", "-s", "demo", f"ARGS={headless}"]
         rows.append(["cold", *demo(words, clone, environment)])
         rows.append(["warm", *demo(words, clone, environment)])
         table(rows, ["run", "first token s", "whole run s"])
         sizes = (
+            ("uv, in the clone", disk_bytes(clone / ".uv")),
             ("the console's environment", disk_bytes(clone / ".venv")),
-            ("engine environments and models", disk_bytes(home / "data")),
+            ("engine environments and models", disk_bytes(clone / ".engines")),
             ("package cache (can go)", disk_bytes(home / "uv-cache")),
         )
         print()

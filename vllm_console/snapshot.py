@@ -334,12 +334,12 @@ def to_json(value: Any) -> Any:
 
 def from_json(cls: type[T], data: Mapping[str, Any]) -> T:
     """The inverse of `to_json`; fields this version does not know are passed over."""
-    kinds = _kinds(cls)
+    kinds = _kinds(cls)  # type: ignore[arg-type]
     return cls(**{k: _value(kinds[k], v) for k, v in data.items() if k in kinds})
 
 
 @cache
-def _kinds(cls: type) -> dict[str, Any]:
+def _kinds(cls: Any) -> dict[str, Any]:
     return get_type_hints(cls)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import sys
 import time
 from collections.abc import Callable
@@ -38,6 +39,9 @@ def model_in(snapshot: Snapshot, name: str) -> Model:
     raise NotFound(f'no model "{name}" in the fleet')
 
 
+_NUMBER = re.compile(r" \d+ ?%")
+
+
 class Progress:
     """Says on stderr how a model is getting on: one line that changes, or lines for a pipe."""
 
@@ -46,10 +50,11 @@ class Progress:
         self._last = ""
 
     def show(self, text: str) -> None:
-        """Show the newest state; the same text twice is said once."""
-        if text == self._last:
+        """Show the newest state; in a pipe, what only counts on is said once."""
+        kind = text if self._tty else _NUMBER.sub("", text)
+        if kind == self._last:
             return
-        self._last = text
+        self._last = kind
         if self._tty:
             print(f"\r\x1b[K{text}", end="", file=sys.stderr, flush=True)
         else:

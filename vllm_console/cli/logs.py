@@ -57,13 +57,13 @@ class _Reader:
 
     def _from_file(self, offset: int | None, lines: int) -> LogChunk:
         from vllm_console.launchers.local import LocalLauncher
-        from vllm_console.workers.logs import read_log
+        from vllm_console.workers.passage import passage
 
         launcher = LocalLauncher(self._place.workers)
         for worker_id in (self._worker, f"{self._worker}-1"):
             path = launcher.log_path(worker_id)
             if path.is_file():
-                return LogChunk(*read_log(path, offset=offset, lines=lines))
+                return LogChunk(*passage(path, offset=offset, lines=lines))
         known = sorted(d.name for d in self._place.workers.glob("*") if d.is_dir())
         there = f"there are logs of {', '.join(known)}" if known else "there are no logs yet"
         raise NotFound(f'no worker "{self._worker}" in {self._place.workers}; {there}')

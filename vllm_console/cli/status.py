@@ -83,7 +83,7 @@ def table(status: dict[str, Any]) -> str:
     daemon = status["daemon"]
     uptime = _duration(daemon["uptime_s"])
     lines = [f"{status['fleet']}  daemon pid {daemon['pid']}, up {uptime}", ""]
-    rows = [
+    rows: list[tuple[str, ...]] = [
         ("MODEL", "STATE", "READY", "KV", "RUN", "WAIT", "TOK/S", "REQ/S", "TTFT P95", "URL")
     ]
     for model in status["models"]:

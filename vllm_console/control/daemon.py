@@ -34,16 +34,16 @@ from vllm_console.launchers.local import LocalLauncher
 from vllm_console.snapshot import Daemon as DaemonFacts
 from vllm_console.snapshot import Event, Host, Snapshot, to_json
 from vllm_console.snapshot import Worker as WorkerView
-from vllm_console.workers.adoption import Adopted
-from vllm_console.workers.logs import read_log
-from vllm_console.workers.spec import LaunchSpec
-from vllm_console.workers.states import SERVING, State
+from vllm_console.workers.launch import Handle, LaunchSpec
+from vllm_console.workers.passage import passage
+from vllm_console.workers.states import RUNNING, SERVING, State
 from vllm_console.workers.worker import Worker
 
 TICK_S = 1.0
 """Seconds between two snapshots."""
 _EVENTS_SHOWN = 50
-_LOG_CHUNK = 256 << 10
+_LOOKS_FOR_S = 10.0
+"""How long a snapshot keeps the fleet scraped at the busy rate."""
 
 _log = logging.getLogger(__name__)
 
@@ -81,7 +81,12 @@ class Daemon:
         self._tasks: set[asyncio.Task[None]] = set()
         self._ticked = asyncio.Event()
         self._line = b""
+        self._seen: dict[str, WorkerView] = {}
+        self._specs: dict[str, LaunchSpec] = {}
+        self._starting: dict[str, float] = {}
+        self._adopting: set[str] = set()
         self._watchers = 0
+        self._looked = float("-inf")
         self.models: dict[str, ServedModel] = {
             name: self._served(config) for name, config in fleet.models.items()
         }
@@ -91,7 +96,7 @@ class Daemon:
     async def start(self, *, autostart: bool = True) -> None:
         """Adopt what runs, then start what is wanted."""
         await self._read_devices()
-        adopted = self._adopt()
+        adopted = await self._adopt()
         wanted = self._wanted.read()
         for model in self.models.values():
             if wanted is not None:
@@ -155,7 +160,8 @@ class Daemon:
         )
 
     def snapshot_json(self) -> bytes:
-        """The whole fleet as it is now, as JSON."""
+        """The whole fleet as it is now, as JSON; who asks is taken to look for a while."""
+        self._looked = self._clock()
         return json.dumps(
             to_json(self.snapshot()), ensure_ascii=False, separators=(",", ":"), allow_nan=False
         ).encode()
@@ -163,7 +169,6 @@ class Daemon:
     async def snapshot_stream(self) -> AsyncIterator[bytes]:
         """The fleet now, then at each tick; a reader that is slow misses ticks, not order."""
         self._watchers += 1
-        self._observation.looked_at = True
         try:
             yield self.snapshot_json()
             while True:
@@ -171,7 +176,6 @@ class Daemon:
                 yield self._line
         finally:
             self._watchers -= 1
-            self._observation.looked_at = self._watchers > 0
 
     def events_after(self, seq: int, limit: int) -> list[Event]:
         """Events above `seq`, oldest first."""
@@ -194,7 +198,7 @@ class Daemon:
         path = self._launcher.log_path(worker_id)
         if not path.is_file():
             raise NotFound(self._unknown(worker, "worker"))
-        return read_log(path, offset=offset, lines=lines, limit=_LOG_CHUNK)
+        return passage(path, offset=offset, lines=lines)
 
     async def command(self, verb: str, args: Mapping[str, Any]) -> dict[str, Any]:
         """load, unload or restart a model; down. Returns once it is accepted, not once done."""
@@ -243,13 +247,15 @@ class Daemon:
                 taken=self._gpus_taken(worker_id),
                 ports_in_use=self._ports(worker_id),
             )
-            model.engine_environment = prepared.engine.described
+            version = f", vLLM {prepared.engine.version}" if prepared.engine.version else ""
+            model.engine_environment = f"{prepared.engine.found}{version}"
             model.command = prepared.spec.argv
             model.weights_bytes = weights_bytes(prepared.source)
+            self._specs[worker_id] = prepared.spec
             return prepared.spec, prepared.environ
 
         def gate() -> AbstractAsyncContextManager[object]:
-            return self._start_gate(model, worker_id)
+            return self._start_gate(model.config)
 
         return Worker(
             worker_id,
@@ -260,6 +266,7 @@ class Daemon:
             on_change=self._changed,
             node=self._node,
             start_gate=gate,
+            expected_s=self._launcher.expected_s(model.name, model.revision),
             clock=self._clock,
         )
 
@@ -279,9 +286,9 @@ class Daemon:
             self._observation.forget_worker(gone.view.id)
             await gone.close()
 
-    def _adopt(self) -> int:
+    async def _adopt(self) -> int:
         count = 0
-        for found in self._launcher.adopt():
+        for found in await self._launcher.adopt():
             model = self.models.get(found.spec.model)
             if model is None:
                 model = self.models[found.spec.model] = self._stray(found)
@@ -289,6 +296,8 @@ class Daemon:
             worker = self._make_worker(model, worker_id)
             model.workers[worker_id] = worker
             model.command = found.spec.argv
+            self._specs[worker_id] = found.spec
+            self._adopting.add(worker_id)
             worker.adopt(found)
             count += 1
             self.events.add("ok", worker_id, f"adopted, pid {worker.view.pid}, not touched")
@@ -297,44 +306,61 @@ class Daemon:
                 self.events.add("warn", worker_id, text)
         return count
 
-    def _stray(self, found: Adopted) -> ServedModel:
+    def _stray(self, found: Handle) -> ServedModel:
         """A model that is served but no longer in fleet.toml: shown, so that it can be unloaded."""
         config = ModelConfig(
             name=found.spec.model, source="(no longer in fleet.toml)", autostart=False
         )
         return ServedModel(config, found.spec.revision, self._make_worker)
 
-    def _changed(self, worker: Worker, old: WorkerView) -> None:
+    def _changed(self, worker: Worker, new: WorkerView) -> None:
         """Note a change of a worker: events, and whether it is scraped."""
-        new = worker.view
         if new.state in SERVING and new.url is not None:
             self._observation.watch(new.id, worker.model, new.url)
         elif new.state not in SERVING:
             self._observation.unwatch(new.id)
-        if new.state != old.state:
-            level, text = _told(old, new)
-            self.events.add(level, new.id, text)
+        old = self._seen.get(new.id)
+        self._seen[new.id] = new
+        if old is not None and new.state == old.state:
+            return
+        if new.id in self._adopting:
+            self._adopting -= {new.id} if new.state != State.STARTING else set()
+            if new.state in (State.STARTING, State.READY):
+                return
+        if new.state == State.STARTING:
+            self._starting[new.id] = self._clock()
+        level, text = _told(new)
+        if new.state == State.READY and new.id in self._starting:
+            text += f" in {self._clock() - self._starting.pop(new.id):.1f} s"
+        self.events.add(level, new.id, text)
 
     @asynccontextmanager
-    async def _start_gate(self, model: ServedModel, worker_id: str) -> AsyncIterator[None]:
-        """Starts on one GPU wait for each other: vLLM profiles free memory at start."""
-        spec = model.workers[worker_id].spec if worker_id in model.workers else None
+    async def _start_gate(self, config: ModelConfig) -> AsyncIterator[None]:
+        """Starts on a shared GPU wait for each other: vLLM profiles free memory at start."""
         async with AsyncExitStack() as held:
-            for index in sorted(spec.gpus if spec else ()):
+            for index in sorted(config.devices or ()):
                 await held.enter_async_context(self._gates.setdefault(index, asyncio.Lock()))
             yield
 
     def _gpus_taken(self, but: str) -> Mapping[int, int]:
         return Counter(
-            index for worker in self._others(but) if worker.view.pid for index in worker.view.gpus
+            index
+            for worker, spec in self._others(but)
+            if worker.state in RUNNING | {State.QUEUED}
+            for index in spec.gpus
         )
 
     def _ports(self, but: str) -> set[int]:
-        ports = {worker.spec.port for worker in self._others(but) if worker.spec is not None}
-        return ports | {self.fleet.gateway.port}
+        return {spec.port for _, spec in self._others(but)} | {self.fleet.gateway.port}
 
-    def _others(self, but: str) -> list[Worker]:
-        return [w for m in self.models.values() for i, w in m.workers.items() if i != but]
+    def _others(self, but: str) -> list[tuple[Worker, LaunchSpec]]:
+        """The other workers with the specs that were made for them."""
+        return [
+            (worker, self._specs[worker_id])
+            for model in self.models.values()
+            for worker_id, worker in model.workers.items()
+            if worker_id != but and worker_id in self._specs
+        ]
 
     def _base(self) -> Path:
         return self.place.fleet_file.parent
@@ -366,6 +392,7 @@ class Daemon:
     async def _tick_for_ever(self) -> None:
         due = self._clock()
         while True:
+            self._observation.looked_at = self._clock() - self._looked < _LOOKS_FOR_S
             self._observation.tick()
             if self._watchers:
                 self._line = self.snapshot_json()
@@ -376,7 +403,7 @@ class Daemon:
 
     async def _read_devices_for_ever(self) -> None:
         while True:
-            await asyncio.sleep(TICK_S if self._watchers else 5 * TICK_S)
+            await asyncio.sleep(TICK_S if self._observation.looked_at else 5 * TICK_S)
             await self._read_devices()
 
     async def _read_devices(self) -> None:
@@ -417,13 +444,12 @@ class Daemon:
             self.events.add("crit", "daemon", f"internal error, see daemon.log: {error!r}")
 
 
-def _told(old: WorkerView, new: WorkerView) -> tuple[str, str]:
+def _told(new: WorkerView) -> tuple[str, str]:
     """Level and text of the event for a worker's change of state."""
     reason = f": {new.reason}" if new.reason else ""
     match new.state:
         case State.READY:
-            took = f" in {old.elapsed_s:.1f} s" if old.state == State.STARTING and old.elapsed_s else ""
-            return "ok", f"ready{took}"
+            return "ok", "ready"
         case State.FAILED | State.CRASH_LOOP if new.failure:
             return "crit", f"{new.state}, {new.failure.cause}: {new.failure.line}"
         case State.BACKOFF if new.failure:

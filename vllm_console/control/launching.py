@@ -18,7 +18,7 @@ from vllm_console.fleet.options import FlagSchema, check_options
 from vllm_console.fleet.secrets import resolve_env
 from vllm_console.snapshot import Gpu
 from vllm_console.workers.sockets import free_port
-from vllm_console.workers.spec import LaunchSpec
+from vllm_console.workers.launch import LaunchSpec
 
 _KILL_AFTER_DRAIN_S = 10.0
 """Seconds after the drain timeout at which a worker that still lives is killed."""

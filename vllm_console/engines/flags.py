@@ -97,6 +97,7 @@ def _write(path: Path, dumped: object) -> bool:
             try:
                 json.dump(dumped, file)
                 file.close()
+                os.chmod(file.name, 0o644)  # others may share a managed environment
                 os.replace(file.name, path)
             except BaseException:
                 os.unlink(file.name)

@@ -120,7 +120,7 @@ def install(
         there = managed(folder, name)
         if there is not None and (manifest(folder / name) or {}).get("spec") == wanted.spec:
             return there
-        if there is not None:
+        if (folder / name).exists():
             _refuse_while_used(folder / name, "replace")
         partial = folder / f".{name}.partial"
         try:
@@ -218,6 +218,9 @@ def _sweep(folder: Path, name: str) -> None:
 
 def _delete(path: Path) -> None:
     """Delete a tree; directories in it that are read-only are made writable first."""
+    if path.is_symlink():
+        path.unlink()
+        return
     if not path.exists():
         return
     try:
@@ -232,16 +235,21 @@ def _delete(path: Path) -> None:
 
 
 def _publish(partial: Path, home: Path) -> None:
-    """Put a finished environment in its place; an older one gives way."""
-    if home.is_symlink():
-        home.unlink()
-    elif home.exists():
-        os.rename(home, home.with_name(f".{home.name}.outdated"))
-    os.rename(partial, home)
+    """Put a finished environment in its place; an older one gives way, but not to a failure."""
+    outdated = home.with_name(f".{home.name}.outdated")
+    replaces = home.is_symlink() or home.exists()
+    if replaces:
+        os.rename(home, outdated)
+    try:
+        os.rename(partial, home)
+    except OSError:
+        if replaces:
+            os.rename(outdated, home)
+        raise
 
 
 def _refuse_while_used(home: Path, verb: str) -> None:
-    """Raise `ConsoleError` while a process has a file of the environment mapped, as a worker has."""
+    """Raise `ConsoleError` while a process maps a file of the environment, as a worker does."""
     inside = os.fsencode(str(home.resolve())) + b"/"
     pids = []
     for entry in os.listdir("/proc"):
@@ -270,12 +278,13 @@ def _build(
     links = find_links(environ)
     variables = dict(environ)
     if links:  # by the environment, since a link may hold a password
-        variables["UV_FIND_LINKS"] = ",".join([*environ.get("UV_FIND_LINKS", "").split(), *links])
+        own = environ.get("UV_FIND_LINKS", "")
+        variables["UV_FIND_LINKS"] = ",".join([*filter(None, own.split(",")), *links])
 
     def run(arguments: list[str], stages: Stages, compiled: CompiledShare | None = None) -> None:
         def idle() -> None:
             if compiled is not None and stages.compiling:
-                on_progress(Progress("compiling", *compiled.measure(), detail="bytecode"))
+                on_progress(Progress("compiling", *compiled.measure()))
 
         run_uv([*uv, *arguments], on_line=stages.line, idle=idle, environ=variables, lock=lock)
 
@@ -318,8 +327,8 @@ def _make_venv(
     on_progress: Callable[[Progress], None],
 ) -> None:
     """An empty relocatable environment, of the recipe's Python or else of any that vLLM takes."""
-    make = ["venv", "--relocatable", "--clear", str(partial), "--python"]
-    on_progress(Progress("python", detail=f"Python {wanted.python}"))
+    make = ["venv", "--relocatable", str(partial), "--python"]
+    on_progress(Progress("python", detail=wanted.python))
     try:
         run([*make, wanted.python], Stages(on_progress))
     except UvFailed as error:
@@ -345,7 +354,7 @@ def _write_record(partial: Path, distribution: str) -> None:
     record.mkdir(exist_ok=True)
     metadata = (
         f"Metadata-Version: 2.1\nName: vllm\nVersion: {version}+cpu\n"
-        f"Summary: Names {distribution} {version}, a build of vLLM for CPUs, as vllm; has no files\n"
+        f"Summary: Names {distribution} {version}, a build of vLLM for CPUs, as vllm\n"
     )
     (record / "METADATA").write_text(metadata, encoding="utf-8")
     (record / "INSTALLER").write_text("vllm-console\n", encoding="utf-8")

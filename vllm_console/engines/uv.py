@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import importlib.util
 import os
 import re
@@ -20,6 +21,8 @@ from vllm_console.errors import ConsoleError, InvalidInput
 
 TICK_S = 0.5
 """How often `idle` is called while uv says nothing."""
+
+_LIBC = ctypes.CDLL(None)
 
 _GRACE_S = 5.0
 """How long a stopped uv may take to end before it is killed."""
@@ -79,10 +82,10 @@ def run_uv(
 ) -> None:
     """Run uv to its end; every line of its stderr goes to `on_line`, `idle` is called in between.
 
-    uv inherits the descriptor `lock`: whoever waits for that lock also waits for a uv whose
-    console was killed. It has its own process group, so that whatever ends this call early
-    (Ctrl-C) ends uv and its compilers too. Its directory is /, since uv would take settings from
-    a project it is run in. Raises `UvFailed`.
+    uv has its own process group, so that whatever ends this call early (Ctrl-C) ends uv and its
+    compilers too. A killed console takes uv with it; and since uv inherits the descriptor `lock`,
+    whoever waits for that lock waits until uv is gone. Its directory is /, since uv would take
+    settings from a project it is run in. Raises `UvFailed`.
     """
     process = subprocess.Popen(
         command,
@@ -93,6 +96,7 @@ def run_uv(
         env=_environment(environ),
         pass_fds=(lock,),
         start_new_session=True,
+        preexec_fn=_die_with_parent if sys.platform == "linux" else None,
     )
     lines: list[str] = []
     try:
@@ -108,6 +112,11 @@ def run_uv(
     if code != 0:
         text, network = telling_line(lines, code)
         raise UvFailed(text, lines, network)
+
+
+def _die_with_parent() -> None:
+    """Ask Linux for SIGTERM when the parent ends, however it ends (prctl(2), PR_SET_PDEATHSIG)."""
+    _LIBC.prctl(1, signal.SIGTERM)
 
 
 def _environment(environ: Mapping[str, str]) -> dict[str, str]:
@@ -184,6 +193,8 @@ def telling_line(lines: Sequence[str], code: int) -> tuple[str, bool]:
     if _NETWORK.search(whole) and "No solution found" not in whole:
         url = re.search(r"https?://[^\s`'\")]+", whole)
         return f"cannot reach the package index{_origin(url[0]) if url else ''}: {last}", True
+    if because := re.search(r"\bBecause (.+?)(?:, we can conclude|\.?$)", whole):
+        return f"no set of packages fits: {because[1]}", False
     return (causes[0] if len(causes) == 1 else f"{causes[0]}: {last}"), False
 
 

@@ -30,7 +30,10 @@ def format_duration(seconds: float) -> str:
             return f"{int(count)}{unit}"
     if seconds == 0:
         return "0s"
-    millis = round(seconds * 1000, 6)
-    if seconds < 1 and millis == int(millis):
-        return f"{int(millis)}ms"
-    return f"{seconds:.12g}s" if seconds >= 0.001 else f"{millis:.12g}ms"
+    if seconds < 1:
+        return f"{_decimal(seconds * 1000)}ms"
+    return f"{_decimal(seconds)}s"
+
+
+def _decimal(number: float) -> str:
+    return f"{number:.9f}".rstrip("0").rstrip(".")

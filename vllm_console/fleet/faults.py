@@ -20,14 +20,14 @@ _MUST_BE = {
     "model_type": "a table",
 }
 _SHAPES = {
-    "name": 'a name is made of letters, digits, ".", "_" and "-"; other names can be aliases',
+    "name": 'a name starts with a letter or digit; letters, digits, ".", "_" and "-" follow',
     "aliases": "an alias is one word that does not start with -",
     "source": "must be one line that starts with neither a space nor -",
 }
 
 
 def faults(error: ValidationError) -> Iterator[tuple[tuple[str | int, ...], str]]:
-    """Each fault as (path of keys, text); the path is empty for the table as a whole."""
+    """Each fault as (path of keys, text)."""
     for fault in error.errors(include_url=False):
         path = tuple(key_of(part) if isinstance(part, str) else part for part in fault["loc"])
         kind, context, given = fault["type"], fault.get("ctx", {}), fault["input"]
@@ -36,17 +36,15 @@ def faults(error: ValidationError) -> Iterator[tuple[tuple[str | int, ...], str]
         elif kind in _MUST_BE:
             text = f"must be {_MUST_BE[kind]}, not {shown(given)}"
         elif kind == "greater_than_equal":
-            text = f"must be at least {context['ge']}, not {shown(given)}"
+            text = f"must be at least {context['ge']:g}"
         elif kind == "greater_than":
-            text = f"must be more than {context['gt']}, not {shown(given)}"
+            text = f"must be more than {context['gt']:g}"
         elif kind == "less_than_equal":
-            text = f"must be at most {context['le']}, not {shown(given)}"
+            text = f"must be at most {context['le']:g}"
         elif kind == "string_pattern_mismatch":
             text = _SHAPES[str(path[0])]
         elif kind == "string_too_short":
             text = "must not be empty"
         else:
             text = fault["msg"][:1].lower() + fault["msg"][1:]
-        if path == ("name",):
-            path = ()
         yield path, text

@@ -28,6 +28,7 @@ from vllm_console.fleet.layers import (
 from vllm_console.fleet.lines import key_lines
 from vllm_console.fleet.model import (
     ATTACH,
+    DURATIONS,
     WATCHED_KEYS,
     Fleet,
     Gateway,
@@ -39,7 +40,7 @@ from vllm_console.fleet.model import (
     key_of,
 )
 from vllm_console.fleet.problems import FleetError, Problem, did_you_mean, shown
-from vllm_console.fleet.rules import fleet_findings, gateway_findings, model_findings
+from vllm_console.fleet.rules import Finding, fleet_findings, gateway_findings, model_findings
 
 __all__ = ["FleetError", "Problem", "find_fleet", "load_fleet"]
 
@@ -54,6 +55,8 @@ _INNER_KEYS = {
 }
 _ONE_MODEL_ONLY = ("source", "url", "aliases", "trust_remote_code")
 """Keys that [defaults] may not say for everybody."""
+_FREE_TABLES = ("options", "env", "sampling")
+"""Tables of a model whose keys are not the console's."""
 _SECTION_KEYS = {
     "fleet": ("name", "state_dir", "gpu_hour_cost"),
     "gateway": tuple(Gateway.model_fields),
@@ -114,8 +117,14 @@ class _Loading:
                 self.problems.append(self._problem_in(name, said[name], where[2:], text))
         folder = self.path.parent.name
         named = folder if re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", folder) else "fleet"
-        values = {"name": named, "gateway": gateway or Gateway(), "ui": ui or Ui()}
-        fleet = self._section("fleet", Fleet, overrides, path=self.path, models=configs, **values)
+        rest = {
+            "name": named,
+            "path": self.path,
+            "gateway": gateway or Gateway(),
+            "ui": ui or Ui(),
+            "models": configs,
+        }
+        fleet = self._section("fleet", Fleet, overrides, rest)
         if fleet is None:
             return Fleet()
         fleet._origins.update(said)
@@ -124,7 +133,11 @@ class _Loading:
     # -- sections ------------------------------------------------------------------------------
 
     def _section(
-        self, name: str, kind: type[Wanted], overrides: Iterable[Override], **more: Any
+        self,
+        name: str,
+        kind: type[Wanted],
+        overrides: Iterable[Override],
+        more: Mapping[str, Any] | None = None,
     ) -> Wanted | None:
         """`[fleet]`, `[gateway]` or `[ui]`; `None` when a value of it does not hold."""
         entries: dict[Keys, Entry] = {
@@ -138,7 +151,7 @@ class _Loading:
             if path[0] not in _SECTION_KEYS[name]:
                 text = f"unknown key{did_you_mean(path[0], _SECTION_KEYS[name])}"
                 self.problems.append(problem((name, *path), text, entries.pop(path).origin))
-        values = more | unflatten(entries)
+        values = {**(more or {}), **unflatten(entries)}
         for key in ("state_dir", "panels"):
             if isinstance(values.get(key), str):
                 values[key] = self.path.parent / Path(values[key]).expanduser()
@@ -225,30 +238,47 @@ class _Loading:
     def _model(self, name: str, entries: dict[Keys, Entry]) -> ModelConfig | None:
         said = {path: entry.origin for path, entry in entries.items()}
         said[()] = self._origin(("models", name), "model")
-        found: list[tuple[tuple[str | int, ...], str]] = []
+        found: list[Finding] = []
         usable = {}
         for path, entry in entries.items():
-            field = f"{path[-1]}_s"
-            is_duration = path[0] not in ("options", "env", "sampling") and (
-                field in ModelConfig.model_fields or field in Slo.model_fields
-            )
-            if is_duration and not isinstance(entry.value, str):
+            field = DURATIONS.get(path[-1]) if path[0] not in _FREE_TABLES else None
+            if field and not isinstance(entry.value, str):
                 text = f'must be a text with a unit, such as "15m", not {shown(entry.value)}'
                 found.append((path, text))
             else:
-                usable[(*path[:-1], field) if is_duration else path] = entry
-        values = unflatten(usable)
+                usable[(*path[:-1], field) if field else path] = entry
+        config, more = self._built(name, usable)
+        self.problems += [
+            self._problem_in(name, said, path, text) for path, text in (*found, *more)
+        ]
+        return None if found or more else config
+
+    def _built(
+        self, name: str, entries: Mapping[Keys, Entry]
+    ) -> tuple[ModelConfig | None, list[Finding]]:
+        """The model that entries make, and what does not hold about it.
+
+        Values of a wrong type are left out in a second attempt, so that they hide no problem of
+        others; what would follow from leaving them out is no problem.
+        """
+        values = unflatten(entries)
         engine = values.get("engine")
-        if isinstance(engine, str) and engine.startswith(("./", "../", "~")):
+        if isinstance(engine, str) and ("/" in engine or engine.startswith("~")):
             values["engine"] = str(self.path.parent / Path(engine).expanduser())
-        config = None
         try:
             config = ModelConfig(name=name, **values)
-            found += model_findings(config)
         except ValidationError as error:
-            found += faults(error)
-        self.problems += [self._problem_in(name, said, path, text) for path, text in found]
-        return config
+            found = [(() if path == ("name",) else path, text) for path, text in faults(error)]
+        else:
+            return config, list(model_findings(config))
+        wrong = {path[:depth] for path, _ in found for depth in (1, 2)}
+        rest = {
+            path: e for path, e in entries.items() if (*path[:-1], key_of(path[-1])) not in wrong
+        }
+        if len(rest) < len(entries):
+            more = self._built(name, rest)[1]
+            found += [(path, text) for path, text in more if path and path[0] in _FREE_TABLES]
+        return None, found
 
     # -- places --------------------------------------------------------------------------------
 

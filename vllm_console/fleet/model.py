@@ -185,6 +185,16 @@ class Fleet(_Wanted):
     _origins: dict[str, dict[tuple[str, ...], Origin]] = PrivateAttr(default_factory=dict)
 
 
+DURATIONS = {
+    field.removesuffix("_s"): field
+    for kind in (ModelConfig, Slo)
+    for field in kind.model_fields
+    if field.endswith("_s")
+}
+"""Keys of the file whose values are durations, and the fields that hold them in seconds."""
+_KEYS = {field: key for key, field in DURATIONS.items()}
+
+
 def key_of(field: str) -> str:
     """The key in the file of a field: durations lose their `_s`."""
-    return field.removesuffix("_s")
+    return _KEYS.get(field, field)

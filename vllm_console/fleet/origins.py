@@ -34,7 +34,7 @@ def origins(fleet: Fleet, model: str) -> list[tuple[str, Any, Origin]]:
     return rows
 
 
-def place_of(fleet: Fleet, model: str, key: str) -> Origin:
+def origin_of(fleet: Fleet, model: str, key: str) -> Origin:
     """The origin of a model's value by its dotted key, or of the table that holds it."""
     said = fleet._origins.get(model, {})
     table, _, inner = key.partition(".")

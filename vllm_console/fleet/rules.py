@@ -102,12 +102,13 @@ def _devices(model: ModelConfig) -> Iterator[Finding]:
         product = " × ".join(f"{key} {size}" for key, size in said.items())
         yield (
             ("options", next(iter(said))),
-            f"does not match {who}: {product} runs on {needs}, the model has {gpus}",
+            f"does not match {who}: {product} runs on {needs} GPUs, models.{model.name} has {gpus}",
         )
     else:
         yield (
             (who,),
-            f"gives {gpus} GPUs but the engine uses 1; add options.tensor_parallel_size = {gpus}",
+            f"gives models.{model.name} {gpus} GPUs but its engine uses 1; "
+            f"add options.tensor_parallel_size = {gpus}",
         )
 
 

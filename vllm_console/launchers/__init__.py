@@ -1,1 +1,1 @@
-"""Where workers run."""
+"""Where workers run: each launcher implements `workers.launch.Launcher`."""

@@ -11,6 +11,7 @@ from textual import events
 from textual.app import App
 
 from vllm_console.errors import ConsoleError, InvalidInput
+from vllm_console.snapshot import Model
 from vllm_console.ui import theme
 from vllm_console.ui.board import Board
 from vllm_console.ui.messages import Answered, Sampled
@@ -18,6 +19,7 @@ from vllm_console.ui.panels import PanelSpec, load_panels
 from vllm_console.ui.screens.dashboard import Dashboard
 from vllm_console.ui.screens.painted import Painted
 from vllm_console.ui.source import Connect, Reader
+from vllm_console.ui.states import refusal
 from vllm_console.ui.theme import Inks
 from vllm_console.ui.view import View
 
@@ -37,10 +39,8 @@ class Console(App[None]):
 
     TITLE = "vllm-console"
     ENABLE_COMMAND_PALETTE = False
-    NOTIFICATION_TIMEOUT = 5.0
-    CSS = """
-    App { background: $background; color: $foreground; }
-    """
+    CSS_PATH = "screens/dashboard.tcss"
+    """The first screen's styles stand here: Textual loads no style sheet of a default screen."""
 
     def __init__(
         self,
@@ -66,7 +66,7 @@ class Console(App[None]):
         self._reader = reader or Reader(connect)
         self._panels = panels if panels is not None else load_panels()
         self._refresh_s = refresh_s
-        self._ticking = ticking
+        self.ticking = ticking
         self._painted = float("-inf")
         self._said = float("-inf")
         self._in_front = True
@@ -98,7 +98,7 @@ class Console(App[None]):
         if not self._reader.started:
             self._reader.start()
         self.post_message(Sampled())
-        if self._ticking:
+        if self.ticking:
             self.set_interval(1.0, self.tick)
 
     def on_unmount(self) -> None:
@@ -117,22 +117,23 @@ class Console(App[None]):
 
     def tick(self) -> None:
         """Once a second: an old picture grows older, a notice goes away."""
-        screen = self.screen_stack[0]
-        if isinstance(screen, Dashboard) and self.clock() - self._said >= _NOTICE_S:
-            screen.say("", "")
+        if self.clock() - self._said >= _NOTICE_S:
+            for screen in self._painted_screens:
+                screen.say("", "")
         view = self.view
         if view.old_s is not None or self.clock() - self._painted >= max(2.0, UNSEEN_S):
             self.paint()
 
     def paint(self) -> None:
         """Draw the newest view on the screen on top."""
-        screen = self.screen
-        if not isinstance(screen, Painted):
-            below = [s for s in self.screen_stack if isinstance(s, Painted)]
-            screen = below[-1]
         self._painted = self.clock()
         with self.batch_update():
-            screen.paint(self.view)
+            self._painted_screens[-1].paint(self.view)
+
+    @property
+    def _painted_screens(self) -> list[Painted]:
+        """The screens that draw snapshots, the one in front last."""
+        return [screen for screen in self.screen_stack if isinstance(screen, Painted)]
 
     def pause(self, paused: bool) -> None:
         """Hold the picture still; what comes meanwhile is taken in at the end."""
@@ -151,11 +152,22 @@ class Console(App[None]):
         self.paint()
 
     def say(self, level: str, text: str) -> None:
-        """One line on the dashboard about what a key did."""
+        """One line about what a key did, on the screen in front."""
         self._said = self.clock()
-        screen = self.screen_stack[0]
-        if isinstance(screen, Dashboard):
-            screen.say(level, text)
+        self._painted_screens[-1].say(level, text)
+
+    def act(self, verb: str, model: Model | None) -> None:
+        """Do what a key asks for, ask back first, or say why not."""
+        if model is None:
+            self.say("info", "no model is selected")
+        elif why := refusal(verb, model):
+            self.say("info", why)
+        elif verb == "load":
+            self.command(verb, model.name)
+        else:
+            from vllm_console.ui.screens.confirm import Confirm
+
+            self.push_screen(Confirm(verb, model))
 
     def command(self, verb: str, model: str) -> None:
         """Ask the daemon, in a thread; its answer comes as `Answered`."""

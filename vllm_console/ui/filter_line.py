@@ -27,20 +27,29 @@ class FilterLine(Lines, can_focus=True):
         """The words, what they leave, and the keys that end it."""
         found = sum(entry.worker is None for entry in view.entries)
         total = len(view.snapshot.models) if view.snapshot else 0
-        keys: Row = [("enter", "engines!"), (" keep  ", "label"), ("esc", "engines!"), (" clear", "label")]
+        keys: Row = [
+            ("enter", "engines!"),
+            (" keep  ", "label"),
+            ("esc", "engines!"),
+            (" clear", "label"),
+        ]
         room = width - 40
-        left: Row = [("/ ", "engines!"), (cut_left(self.words, max(8, room)), "value"), ("▏", "engines!")]
+        left: Row = [
+            ("/ ", "engines!"),
+            (cut_left(self.words, max(8, room)), "value"),
+            ("▏", "engines!"),
+        ]
         return [spread([*left, (f"  {found} of {total}", "dim")], keys, width)]
 
     def open(self, words: str) -> None:
         """Take the focus and the place of the keys."""
         self.words = words
-        self.add_class("-open")
+        self.screen.add_class("-filtering")
         self.focus()
         self.show(self._view)
 
     def _close(self) -> None:
-        self.remove_class("-open")
+        self.screen.remove_class("-filtering")
         self.screen.query_one(".panel.-shown").focus()
 
     def _type(self, words: str) -> None:

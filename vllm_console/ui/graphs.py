@@ -44,9 +44,7 @@ def area(
     values: list[float | None] = [None] * (columns - len(newest)) + newest
     full = height * 4
     scale = full / top if top > 0 else 0.0
-    dots = [
-        0 if v is None or v <= 0 else max(1, min(full, round(v * scale))) for v in values
-    ]
+    dots = [0 if v is None or v <= 0 else max(1, min(full, round(v * scale))) for v in values]
     mark = None if line is None else max(0, min(height - 1, math.ceil(line * scale / 4) - 1))
     rows: list[Row] = []
     for y in range(height):
@@ -102,12 +100,19 @@ def histogram(counts: Sequence[float], width: int, height: int, hue: str) -> lis
 
 
 def column_bounds(columns: int, width: int) -> list[tuple[int, int]]:
-    """First cell and the one behind the last, for each column of a histogram."""
+    """First cell and the one behind the last, for each column of a histogram.
+
+    All columns are equally wide; cells that are left over widen the gaps.
+    """
+    if not columns:
+        return []
     gap = 1 if width >= columns * 2 else 0
-    edges = [round(i * (width + gap) / columns) for i in range(columns + 1)] if columns else []
-    return [(a, b - gap) for a, b in zip(edges, edges[1:], strict=False)]
+    size = max(1, (width + gap) // columns - gap)
+    steps = max(1, columns - 1)
+    starts = [round(i * (width - size) / steps) for i in range(columns)]
+    return [(start, start + size) for start in starts]
 
 
 def bar(ratio: float | None) -> str:
-    """One upright bar of eighths for a ratio; `╌` where it is unknown."""
-    return "╌" if ratio is None else _EIGHTHS[max(1, min(8, round(ratio * 8)))]
+    """One upright bar of one to four dots for a ratio; `╌` where it is unknown."""
+    return "╌" if ratio is None else "⣀⣤⣶⣿"[max(0, min(3, round(ratio * 4) - 1))]

@@ -14,7 +14,7 @@ from vllm_console.ui.view import View
 def live_keys(screen: Screen[object], hidden: bool = False) -> list[tuple[str, str]]:
     """(key, what it does) of a screen's own bindings that act now, in their order.
 
-    With `hidden`, also those that the last line leaves out. One action with several keys is one
+    With `hidden`, also those that the last line leaves out, and told at length. One action with several keys is one
     item: `↑ k`.
     """
     own = {b.description for b in type(screen).BINDINGS if isinstance(b, Binding)}
@@ -22,12 +22,13 @@ def live_keys(screen: Screen[object], hidden: bool = False) -> list[tuple[str, s
     for active in screen.active_bindings.values():
         binding: Binding = active.binding
         if binding.description in own and (binding.show or hidden):
-            shown = keys.setdefault(binding.description, [])
+            text = (binding.tooltip if hidden else "") or binding.description
+            shown = keys.setdefault(text, [])
             name = screen.app.get_key_display(binding)
             if name not in shown:
                 shown.append(name)
     items = [(" ".join(names), text) for text, names in keys.items()]
-    return sorted(items, key=lambda item: item[1] in ("help", "quit"))
+    return items
 
 
 class KeyLine(Lines):

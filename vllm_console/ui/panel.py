@@ -48,9 +48,7 @@ class Panel(Lines, can_focus=True):
     def _title(self) -> str:
         if self.layout_name in ("row", "grid"):
             return _title(self.spec.name, self._titles[self.spec.name], None)
-        return "  ".join(
-            _title(name, self._titles[name], name == self.spec.name) for name in NAMES
-        )
+        return "  ".join(_title(name, self._titles[name], name == self.spec.name) for name in NAMES)
 
     def _subtitle(self, view: View) -> str:
         if view.snapshot is None:
@@ -63,8 +61,10 @@ class Panel(Lines, can_focus=True):
             return f"{narrowed}{keys.index(view.selected) + 1} of {len(keys)}"
         if self.spec.name == "scaling":
             return ""
-        width = self.size.width
-        return f"{width * 2 * view.snapshot.interval_s:g} s" if width else ""
+        width, height = self.size
+        graphs = places(self.spec, view, self.layout_name, width, height)
+        cells = max((place.width for place in graphs), default=0)
+        return f"{cells * 2 * view.snapshot.interval_s:g} s" if cells else ""
 
     def on_click(self, event: events.Click) -> None:
         """A click on a row of the model list selects it."""

@@ -1,18 +1,18 @@
 """What each panel shows: panel files (`panels/*.toml`) read and checked.
 
-    title = "engines"
-    hue = "engines"                       # one of the four hues
-    [limits.kv_cache_usage]
-    warn = 0.85
-    crit = 0.95
-    [[blocks]]
-    block = "models"                      # a name of `blocks.BLOCKS`
-    height = "auto"                       # rows, "auto" (what the block asks for) or "1fr", "2fr"
-    min = 3                               # it is left out rather than shown with fewer rows
-    max = "45%"                           # rows, or a share of the panel
-    at = ["row", "grid", "tabs", "zoom"]  # layouts it is shown at; all of them when left out
-    keep = 9                              # 0..9: blocks with the lowest go first when room is short
-    room = 40                             # only in a panel of at least so many rows
+title = "engines"
+hue = "engines"                       # one of the four hues
+[limits.kv_cache_usage]
+warn = 0.85
+crit = 0.95
+[[blocks]]
+block = "models"                      # a name of `blocks.BLOCKS`
+height = "auto"                       # rows, "auto" (what the block asks for) or "1fr", "2fr"
+min = 3                               # it is left out rather than shown with fewer rows
+max = "45%"                           # rows, or a share of the panel
+at = ["row", "grid", "tabs", "zoom"]  # layouts it is shown at; all of them when left out
+keep = 9                              # 0..9: blocks with the lowest go first when room is short
+room = 40                             # only in a panel of at least so many rows
 """
 
 from __future__ import annotations
@@ -155,7 +155,9 @@ def _placed(data: Any, lines: list[str], start: int) -> Placed:
     def whole(key: str, default: int, most: int = 10_000) -> int:
         value = data.get(key, default)
         if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= most:
-            raise _Mistake(f"{key} must be a whole number from 0 to {most}", _line(lines, start, key))
+            raise _Mistake(
+                f"{key} must be a whole number from 0 to {most}", _line(lines, start, key)
+            )
         return value
 
     rows, share = _height(data.get("height", "auto"), block, _line(lines, start, "height"))

@@ -142,7 +142,7 @@ def ground(row: Row, width: int, name: str = "") -> Row:
 
 def wrap(text: str, width: int, ink: str, lines: int = 0) -> list[Row]:
     """Text over several rows, at most `lines` of them when given."""
-    parts = textwrap.wrap(text, max(8, width))
+    parts = textwrap.wrap(text, max(8, width), break_on_hyphens=False)
     if lines and len(parts) > lines:
         parts = [*parts[: lines - 1], cut(" ".join(parts[lines - 1 :]), width)]
     return [[(part, ink)] for part in parts]

@@ -12,6 +12,8 @@ from vllm_console.ui.view import View
 TWO_COLUMNS = 110
 """A zoomed panel this wide puts its blocks in two columns."""
 _GUTTER = 4
+_AIRY = 24
+"""A panel with so many rows keeps the blank ones between its blocks."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +27,7 @@ class Place:
     height: int
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class _Slot:
     placed: Placed
     height: int
@@ -39,12 +41,12 @@ def places(spec: PanelSpec, view: View, layout: str, width: int, height: int) ->
     """The blocks that are shown, from top to bottom, column by column."""
     shown = [p for p in spec.blocks if layout in p.at and p.room <= height and _wanted(p, view)]
     if layout != "zoom" or width < TWO_COLUMNS or len(shown) < 2:
-        return _column(shown, view, 0, width, height)
+        return _column(shown, view, 0, width, height, layout == "zoom")
     half = (width - _GUTTER) // 2
     left, right = _halves(shown, view, half, height)
     return [
-        *_column(left, view, 0, half, height),
-        *_column(right, view, half + _GUTTER, width - half - _GUTTER, height),
+        *_column(left, view, 0, half, height, True),
+        *_column(right, view, half + _GUTTER, width - half - _GUTTER, height, True),
     ]
 
 
@@ -73,29 +75,41 @@ def _wanted(placed: Placed, view: View) -> bool:
     block = BLOCKS[placed.block]
     if block.needs_model and view.model is None:
         return False
-    return block.ask is None or block.ask(view, 40) > 0
+    return block.ask is None or block.ask(view, 40, 40) > 0
 
 
-def _column(shown: list[Placed], view: View, x: int, width: int, height: int) -> list[Place]:
+def _column(
+    shown: list[Placed], view: View, x: int, width: int, height: int, zoomed: bool
+) -> list[Place]:
     slots = [_slot(p, view, width, height) for p in shown]
-    while slots and sum(s.least for s in slots) > height:
-        slots.remove(min(reversed(slots), key=lambda s: s.placed.keep))
+    slots = _kept(slots, height)
     if not slots:
         return []
-    wish = sum(s.least if s.asked is None else s.asked for s in slots)
-    gap = 1 if wish + len(slots) - 1 <= height else 0
+    least = sum(s.least for s in slots) + len(slots) - 1
+    wish = sum(s.least if s.asked is None else s.asked for s in slots) + len(slots) - 1
+    gap = 1 if wish <= height or (height >= _AIRY and least <= height) else 0
     free = height - sum(s.least for s in slots) - gap * (len(slots) - 1)
     for slot in sorted(slots, key=lambda s: -s.placed.keep):
         if slot.asked is not None:
             more = min(free, slot.asked - slot.height)
             slot.height += more
             free -= more
-    _grow([s for s in slots if s.placed.share], free)
+    _grow([s for s in slots if s.placed.share], free, lift=zoomed)
     out, y = [], 0
     for slot in slots:
         out.append(Place(slot.placed.block, x, y, width, slot.height))
         y += slot.height + gap
     return out
+
+
+def _kept(slots: list[_Slot], height: int) -> list[_Slot]:
+    """The slots that fit, those with the highest `keep` first; their order stays."""
+    free, kept = height, []
+    for slot in sorted(slots, key=lambda s: -s.placed.keep):
+        if slot.least <= free:
+            kept.append(slot)
+            free -= slot.least
+    return [slot for slot in slots if slot in kept]
 
 
 def _slot(placed: Placed, view: View, width: int, height: int) -> _Slot:
@@ -107,19 +121,23 @@ def _slot(placed: Placed, view: View, width: int, height: int) -> _Slot:
     ask = BLOCKS[placed.block].ask
     if placed.share or ask is None:
         return _Slot(placed, placed.min, placed.min, max(most, placed.min), None)
-    asked = max(1, min(ask(view, width), max(most, placed.min)))
+    asked = max(1, min(ask(view, width, height), max(most, placed.min)))
     least = min(placed.min, asked)
     return _Slot(placed, least, least, asked, asked)
 
 
-def _grow(slots: list[_Slot], free: int) -> None:
-    """Share free rows by weight, up to each one's most; what all refuse stays free."""
-    open_slots = [s for s in slots if s.height < s.most]
-    while free > 0 and open_slots:
-        neediest = min(open_slots, key=lambda s: s.height / s.placed.share)
+def _grow(slots: list[_Slot], free: int, *, lift: bool) -> None:
+    """Share free rows by weight, up to each one's most; what all refuse stays free.
+
+    A zoomed panel lifts the limits: its graphs are what one wants to see large.
+    """
+    while free > 0:
+        hungry = slots if lift else [s for s in slots if s.height < s.most]
+        if not hungry:
+            return
+        neediest = min(hungry, key=lambda s: s.height / s.placed.share)
         neediest.height += 1
         free -= 1
-        open_slots = [s for s in open_slots if s.height < s.most]
 
 
 def _halves(
@@ -130,7 +148,5 @@ def _halves(
     for placed in shown:
         slot = _slot(placed, view, width, height)
         wishes.append(slot.asked or slot.least * (2 if placed.share else 1))
-    best = min(
-        range(1, len(shown)), key=lambda i: abs(sum(wishes[:i]) - sum(wishes[i:]))
-    )
+    best = min(range(1, len(shown)), key=lambda i: abs(sum(wishes[:i]) - sum(wishes[i:])))
     return shown[:best], shown[best:]

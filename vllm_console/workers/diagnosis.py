@@ -3,7 +3,7 @@
 vLLM wraps what happens in its engine process: the last exception is "Engine core initialization
 failed. See root cause above." So rules are tried in order and the first line that fits a rule
 wins, lines of the engine's processes before those of the API server. Texts are vLLM 0.32's unless
-said otherwise (evidence for each is in the tests).
+said otherwise (the tests have each of them).
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from dataclasses import dataclass
 
 from vllm_console.snapshot import Failure
 from vllm_console.workers.launch import Exit, iso
+from vllm_console.workers.redaction import redact
 from vllm_console.workers.states import Cause
 
 EXCERPT_LINES = 12
@@ -187,6 +188,9 @@ _RULES = (
     ),
 )
 
+_WHILE_SERVING = frozenset({Cause.OUT_OF_MEMORY, Cause.ENGINE_DIED})
+"""The others end a start: in the log of a worker that served, such a line was something else."""
+
 _LINE = re.compile(
     r"(?:\((?P<process>[\w-]+)(?: pid=\d+)?\) )?"
     r"(?:(?P<level>[A-Z]+) \d\d-\d\d \d\d:\d\d:\d\d(?:\.\d+)? \[[^\]]+\] ?)?"
@@ -194,83 +198,90 @@ _LINE = re.compile(
 )
 _EXCEPTION = re.compile(r"^(?:[\w.]*\.)?\w*(?:Error|Exception|Exit|Interrupt)\b: ?\S")
 _WRAPPER = re.compile(r"Engine core initialization failed|EngineDeadError")
+_ENDS = re.compile(r"(?P<told>shutdown triggered)|exited unexpectedly|died unexpectedly")
 _MODULE = re.compile(r"^(?:[A-Za-z_]\w*\.)+(?=\w+:)")
 _PYDANTIC = re.compile(r"\s*\[type=\w+, input_value=.*$")
 
 
-def diagnose(
-    log: Sequence[str], exit: Exit, *, served: bool, name: str = "the worker"
-) -> Failure:
+@dataclass(frozen=True, slots=True)
+class _Said:
+    """One line of the log, taken apart."""
+
+    index: int
+    text: str
+    engine: bool
+    """Said by a process of the engine, not by the API server that wraps it."""
+    serious: bool
+    """Not marked as a mere warning or information."""
+
+
+def diagnose(log: Sequence[str], end: Exit, *, served: bool) -> Failure:
     """The failure that an unasked end amounts to.
 
     `log`: the last lines of this start as plain text, oldest first. `served`: whether it had been
     ready. Secrets are blanked out of everything that is passed on.
     """
     lines = [line for raw in log if (line := raw.rstrip())]
-    at = iso(exit.at)
-    excerpt = tuple(redact(line)[:LINE_LENGTH] for line in lines[-EXCERPT_LINES:])
-    parsed = [m.group("process") or "" for m in map(_LINE.fullmatch, lines) if m]
-    texts = [m.group("text") for m in map(_LINE.fullmatch, lines) if m]
-    order = sorted(range(len(texts)), key=lambda i: _outer(parsed[i]))
-
-    def failure(cause: Cause, line: str, remedy: str, near: int | None = None) -> Failure:
-        around = excerpt
-        if near is not None:
-            first = max(0, min(near - EXCERPT_LINES // 2, len(lines) - EXCERPT_LINES))
-            around = tuple(
-                redact(text)[:LINE_LENGTH] for text in lines[first : first + EXCERPT_LINES]
-            )
-        return Failure(cause, redact(_tidy(line)), remedy, at, exit.rc, around)
-
-    if exit.rc == -signal.SIGKILL:
-        said = _last(texts, r"out of memory|MemoryError|bad_alloc")
-        if said is None:
-            line = "killed by SIGKILL"
-            remedy = "by a person, or by the kernel short of memory: `dmesg | grep -i oom` tells"
-            return failure(Cause.KILLED, line, remedy)
-    for rule in _RULES:
-        for index in order:
-            found = rule.pattern.search(texts[index])
-            if found and _tells(rule, texts[index], served):
-                remedy = rule.remedy.format(**found.groupdict())
-                return failure(rule.cause, texts[index], redact(remedy), index)
-    for index in sorted(order, key=lambda i: (_outer(parsed[i]), -i)):
-        if _EXCEPTION.match(texts[index]) and not _WRAPPER.search(texts[index]):
-            remedy = f"vLLM's own words; more in the log of {name}"
-            return failure(Cause.UNKNOWN, texts[index], remedy, index)
-    if exit.rc is not None and exit.rc < 0:
-        line = f"ended by {_signal_name(-exit.rc)}"
-        return failure(Cause.KILLED, line, "a person or another program sent it that signal")
-    rc = "without an exit code" if exit.rc is None else f"with exit code {exit.rc}"
-    last = f"; its last line: {lines[-1]}" if lines else "; it wrote no log"
-    return failure(
-        Cause.UNKNOWN, f"ended {rc}, unasked{last}", f"the log of {name} may tell more"
+    cause, line, remedy, index = _cause(lines, end, served)
+    first = max(0, min(index - EXCERPT_LINES // 2, len(lines) - EXCERPT_LINES))
+    return Failure(
+        cause=cause,
+        line=redact(_tidy(line)),
+        remedy=redact(remedy),
+        at=iso(end.at),
+        exit_code=end.rc,
+        log_excerpt=tuple(
+            redact(text)[:LINE_LENGTH] for text in lines[first : first + EXCERPT_LINES]
+        ),
     )
 
 
-def redact(text: str) -> str:
-    """The text with tokens, keys and passwords blanked out."""
-    for pattern, replacement in _SECRETS:
-        text = pattern.sub(replacement, text)
-    return text
+def _cause(lines: list[str], end: Exit, served: bool) -> tuple[Cause, str, str, int]:
+    """Cause, telling line, remedy, and the index of the line to show around."""
+    said = [_said(index, line) for index, line in enumerate(lines)]
+    engine_first = sorted(said, key=lambda one: not one.engine)
+    bottom = len(lines)
+
+    if end.rc == -signal.SIGKILL:
+        remedy = "by a person, or by the kernel short of memory: `dmesg | grep -i oom` tells"
+        return Cause.KILLED, "killed by SIGKILL", remedy, bottom
+    told = next((found for one in said if (found := _ENDS.search(one.text))), None)
+    if told is not None and told["told"]:
+        remedy = "a person or another program sent `vllm serve` a signal; load it again"
+        return Cause.KILLED, "was told to shut down, not by this console", remedy, bottom
+    root = _root(said)
+    for rule in _RULES:
+        for one in engine_first:
+            if not one.serious or (served and rule.cause not in _WHILE_SERVING):
+                continue
+            if found := rule.pattern.search(one.text):
+                if rule.cause is Cause.ENGINE_DIED and root is not None:
+                    one = root
+                return rule.cause, one.text, rule.remedy.format(**found.groupdict()), one.index
+    if root is not None:
+        return Cause.UNKNOWN, root.text, "in vLLM's own words; its log has the rest", root.index
+    if end.rc is not None and end.rc < 0:
+        remedy = "a person or another program sent it that signal, or it crashed"
+        return Cause.KILLED, f"ended by {_signal_name(-end.rc)}", remedy, bottom
+    how = "without an exit code" if end.rc is None else f"with exit code {end.rc}"
+    last = f"its last line: {lines[-1]}" if lines else "it wrote no log"
+    return Cause.UNKNOWN, f"ended {how}, unasked; {last}", "its log may tell more", bottom
 
 
-def _outer(process: str) -> int:
-    """0 for a line of the engine's own processes, 1 for the API server's and unmarked ones."""
-    return 0 if process.startswith(("EngineCore", "Worker", "VllmWorker")) else 1
+def _said(index: int, line: str) -> _Said:
+    parts = _LINE.fullmatch(line)
+    if parts is None:
+        return _Said(index, line, False, True)
+    text = parts["text"]
+    mild = parts["level"] in ("DEBUG", "INFO", "WARNING") or text.startswith(("INFO:", "WARNING:"))
+    engine = (parts["process"] or "").startswith(("EngineCore", "Worker", "VllmWorker"))
+    return _Said(index, text, engine, not mild)
 
 
-def _tells(rule: _Rule, text: str, served: bool) -> bool:
-    """A word in passing is no cause: configuration errors end a start, not a serving worker."""
-    if rule.cause is Cause.ENGINE_DIED:
-        return True
-    if served and rule.cause not in (Cause.OUT_OF_MEMORY,):
-        return False
-    return not text.startswith("INFO")
-
-
-def _last(texts: Sequence[str], pattern: str) -> str | None:
-    return next((text for text in reversed(texts) if re.search(pattern, text)), None)
+def _root(said: list[_Said]) -> _Said | None:
+    """The last exception of the engine, or else of anybody, that is not a wrapper of another."""
+    raised = [one for one in said if _EXCEPTION.match(one.text) and not _WRAPPER.search(one.text)]
+    return next(reversed([one for one in raised if one.engine] or raised), None)
 
 
 def _tidy(line: str) -> str:
@@ -285,21 +296,3 @@ def _signal_name(number: int) -> str:
         return signal.Signals(number).name
     except ValueError:
         return f"signal {number}"
-
-
-_BLANK = "•••"
-_SECRETS = (
-    (re.compile(r"\b(?:hf_|sk-|gh[opsu]_|nvapi-|AKIA)[A-Za-z0-9_\-]{6,}"), _BLANK),
-    (re.compile(r"(?i)\b(authorization['\"]?\s*[:=]\s*['\"]?)(?:(?:bearer|basic)\s+)?[^\s'\"]+"), rf"\1{_BLANK}"),
-    (re.compile(r"(?i)\b(bearer\s+)[A-Za-z0-9._~+/=\-]{6,}"), rf"\1{_BLANK}"),
-    (re.compile(r"(?i)(://[^/\s:@]+:)[^/\s@]+(?=@)"), rf"\1{_BLANK}"),
-    (
-        re.compile(
-            r"(['\"]?\b(?:[A-Z0-9_]*(?:TOKEN|KEY|SECRET|PASSWORD|PASSWD)"
-            r"|(?:[a-z0-9_]*_)?(?:api[-_]?key|auth[-_]?token|access[-_]?token|hf[-_]?token|secret|password))"
-            r"['\"]?\s*[=:]\s*)(\[[^\]]*\]|'[^']*'|\"[^\"]*\"|[^\s,;)}]+)"
-        ),
-        rf"\1{_BLANK}",
-    ),
-    (re.compile(r"(--(?:api-key|hf-token)[= ])\S+"), rf"\1{_BLANK}"),
-)

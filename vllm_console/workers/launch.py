@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -115,7 +115,7 @@ class Launcher(Protocol):
         Never a second tree: refused while one of this `worker_id` still runs.
         """
 
-    async def adopt(self) -> list[Handle]:
+    async def adopt(self) -> Sequence[Handle]:
         """Every tree of ours that still runs, ending ones included."""
 
     def expected_s(self, model: str, revision: int) -> float | None:

@@ -314,6 +314,8 @@ def _load(life: Life, now: float) -> Step:
 
 def _unload(life: Life, now: float) -> Step:
     match life.state:
+        case State.STOPPING if life.tree is Tree.ALIVE and not life.asked:
+            return _stop(life, life.grace_s + KILL_SLACK_S, now)
         case State.STOPPED | State.STOPPING | State.DRAINING:
             return life, ()
         case State.QUEUED:

@@ -52,6 +52,7 @@ class Cause(StrEnum):
     MODEL_NOT_FOUND = "model-not-found"
     GATED_MODEL = "gated-model"
     WEIGHTS_BROKEN = "weights-broken"
+    UNSUPPORTED_MODEL = "unsupported-model"
     KV_TOO_SMALL = "kv-too-small"
     OUT_OF_MEMORY = "out-of-memory"
     ENGINE_DIED = "engine-died"
@@ -67,6 +68,7 @@ PERMANENT = frozenset(
         Cause.MODEL_NOT_FOUND,
         Cause.GATED_MODEL,
         Cause.WEIGHTS_BROKEN,
+        Cause.UNSUPPORTED_MODEL,
         Cause.KV_TOO_SMALL,
         Cause.ENGINE_MISSING,
     }

@@ -4,10 +4,10 @@ Run by an engine environment's Python as `python -I make_tiny.py DIRECTORY SHAPE
 JSON object: hidden, layers, heads, kv_heads, intermediate, vocab, max_len, seed. Needs numpy and
 tokenizers, which every vLLM brings; both are imported by name: the console has neither.
 
-The text it generates is made of whole English words. One channel of the residual stream (channel 0)
-is a constant that no layer reads or writes; through it the output layer forbids every token that is
-not a word of `WORDS`, a full stop, a comma or the end of the turn. The remaining channels are random,
-so the words are too, and a turn ends by itself after about `MEAN_TURN` tokens.
+The text it generates is made of whole English words. Channel 0 of the residual stream is a constant
+that no layer reads or writes; through it the output layer forbids every token that is not a word of
+`WORDS`, a full stop, a comma or the end of the turn. The other channels are random, so the words
+are too, and a turn ends by itself after about `MEAN_TURN` tokens.
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ CHAT_TEMPLATE = (
 MEAN_TURN = 240
 """Tokens an answer has on average when nothing else ends it."""
 LOUDNESS = 4.0
-"""Size of the constant channel against the length of all others, so that its normed value is known."""
+"""The constant channel against the length of all others, so that its normed value is known."""
 
-WORDS = """
+_VOCABULARY = """
 a about above across after again air all almost along also always an and animal another answer any
 are around as ask at away back be because become been before began begin being below between big
 bird black blue boat body book both box boy bring brought build but by call came can car care carry
@@ -59,7 +59,8 @@ they thing think this those though thought three through time to together told t
 town travel tree true try turn two under unit until up upon us use very voice wait walk wall want
 war warm was watch water way we week well went were west what wheel when where which while white who
 whole why will wind winter with without wood word work world would write year yes you young your
-""".split()
+"""
+WORDS = _VOCABULARY.split()
 
 
 def corpus(rng: random.Random) -> list[str]:

@@ -36,8 +36,9 @@ class Block:
     """One rectangle of a panel."""
 
     draw: Callable[[View, int, int], list[Row]]
-    ask: Callable[[View, int], int] | None = None
-    """Rows that it wants at a width; `None` when it takes what it is given."""
+    ask: Callable[[View, int, int], int] | None = None
+    """Rows that it wants, of a width, in a panel of so many rows; `None` when it takes what it
+    is given."""
     needs_model: bool = True
     """Left out while no model is selected."""
 
@@ -56,11 +57,11 @@ BLOCKS = {
     "batch": Block(batch.draw),
     "steps": Block(steps.draw),
     "finish": Block(finish.draw),
-    "advice": Block(advice.draw),
+    "advice": Block(advice.draw, advice.ask),
     "pools": Block(pools.draw, pools.ask, needs_model=False),
-    "autoscale": Block(autoscale.draw),
+    "autoscale": Block(autoscale.draw, autoscale.ask),
     "devices": Block(devices.draw, devices.ask, needs_model=False),
     "processes": Block(processes.draw, processes.ask, needs_model=False),
-    "gateway": Block(gateway.draw, needs_model=False),
+    "gateway": Block(gateway.draw, gateway.ask, needs_model=False),
     "fleet": Block(fleet.draw),
 }

@@ -15,7 +15,11 @@ def ask(view: View) -> int:
 def draw(view: View, width: int, height: int) -> list[Row]:
     """How many alerts, then as many of them as fit, critical ones first."""
     if view.lost:
-        row: Row = [("▲ no daemon  ", "warn!"), (view.lost, "text"), ("  · trying again", "label")]
+        row: Row = [
+            ("  ▲ no daemon  ", "warn!"),
+            (view.lost, "text"),
+            ("  · trying again", "label"),
+        ]
         return [ground(row, width, "warn")]
     found = alerts(view)
     if not found:
@@ -23,12 +27,16 @@ def draw(view: View, width: int, height: int) -> list[Row]:
     crit = found[0].level == "crit"
     glyph, ink = ("✖ ", "crit") if crit else ("▲ ", "warn")
     number = f"{len(found)} alert" + ("s" if len(found) > 1 else "")
-    row = [(glyph, ink + "!"), (number, ink + "!"), ("   ", "")]
+    row = [("  " + glyph, ink), (number, ink + "!"), ("   ", "")]
     for i, alert in enumerate(found):
-        item: Row = [(alert.subject, "value"), ("  " if alert.subject else "", ""), (alert.text, "text")]
+        item: Row = [
+            (alert.subject, "value"),
+            ("  " if alert.subject else "", ""),
+            (alert.text, "text"),
+        ]
         rest = len(found) - i - 1
         more = len(f"   +{rest} more") if rest else 0
-        if i and length(row) + length(item) + 3 + more > width:
+        if i and length(row) + length(item) + 5 + more > width:
             row.append((f"   +{rest + 1} more", "label"))
             break
         row += [("   " if i else "", ""), *item]

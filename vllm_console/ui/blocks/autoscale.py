@@ -7,6 +7,11 @@ from vllm_console.ui.rows import Row, clip, head, wrap
 from vllm_console.ui.view import View
 
 
+def ask(view: View, width: int, height: int) -> int:
+    """As many rows as its text takes."""
+    return len(draw(view, width, 99))
+
+
 def draw(view: View, width: int, height: int) -> list[Row]:
     """A ruler `1 ●━━━◆──┿──┿ 4` (● ready, ◆ wanted) when a range is set; what it means."""
     model = view.model
@@ -15,14 +20,18 @@ def draw(view: View, width: int, height: int) -> list[Row]:
     if model.scale.target is None:
         return [
             head("autoscale", width, ("off", "dim")),
-            *wrap("workers stay as they are wanted; scaling by load comes in a later version", width, "dim"),
+            *wrap(
+                "workers stay as they are wanted; scaling by load comes in a later version",
+                width,
+                "dim",
+            ),
         ][:height]
     target = f"{model.scale.target:g}"
     return [
         head("autoscale", width, (model.name, "scaling!")),
         _ruler(model, width),
         clip([("target ", "label"), (target, "value"), (" requests a worker", "dim")], width),
-        clip([("this version shows the range and does not act", "dim")], width),
+        clip([("this version does not act on it", "dim")], width),
     ][:height]
 
 

@@ -17,15 +17,17 @@ def draw(view: View, width: int, height: int) -> list[Row]:
     def rate(label: str, value: float | None) -> Row:
         per_minute = None if value is None else value * 60
         text = NONE if per_minute is None else si(per_minute)
-        return cell(label, text, "/min", "warn!" if per_minute else "value", one)
+        return cell(
+            label, text, "/min" if one >= 18 else "/m", "warn!" if per_minute else "value", one
+        )
 
     def tokens(label: str, value: float | None) -> Row:
         unit = "tok" if two >= 20 else ""
         return cell(label, NONE if value is None else si(round(value)), unit, "value", two)
 
     return [
-        pair(rate("preempt", load.preemptions_per_s), tokens("in p95", load.prompt_length.p95), width),
+        pair(
+            rate("preempt", load.preemptions_per_s), tokens("in p95", load.prompt_length.p95), width
+        ),
         pair(rate("abort", load.aborts_per_s), tokens("out p95", load.output_length.p95), width),
     ]
-
-

@@ -80,7 +80,9 @@ def _progress(worker: Worker | None, state: str, width: int) -> Row:
         return []
     if state == "starting":
         end = elapsed(worker)
-        number: Row = [(f"{percent(worker.progress):>4}", "value" if worker.progress is not None else "dim")]
+        number: Row = [
+            (f"{percent(worker.progress):>4}", "value" if worker.progress is not None else "dim")
+        ]
         number.append(("%", "dim"))
         room = width - length(number) - length(end) - (2 if end else 0)
         return [*meter(worker.progress, room, "warn"), *number, ("  " if end else "", ""), *end]
@@ -93,7 +95,10 @@ def elapsed(worker: Worker) -> Row:
     if worker.elapsed_s is None:
         return []
     if worker.expected_s is None:
-        return [(age(worker.elapsed_s).partition(" ")[0], "label"), (" " + age(worker.elapsed_s).partition(" ")[2], "dim")]
+        return [
+            (age(worker.elapsed_s).partition(" ")[0], "label"),
+            (" " + age(worker.elapsed_s).partition(" ")[2], "dim"),
+        ]
     return [
         (f"{worker.elapsed_s:.0f}", "label"),
         (" of ", "dim"),
@@ -104,15 +109,19 @@ def elapsed(worker: Worker) -> Row:
 
 def failure_rows(failure: Failure, width: int, height: int) -> list[Row]:
     """Cause, the log line that tells it, and the remedy; the remedy is never cut away."""
-    title: Row = [("✖ ", "crit!"), (failure.cause, "crit!")]
+    title: Row = [("✖ ", "crit"), (failure.cause, "crit!")]
     end: Row = []
     if failure.exit_code is not None:
         end = [("exit ", "dim"), (str(failure.exit_code), "label")]
-    remedy = [[("  ", ""), *row] for row in wrap(failure.remedy, width - 2, "text", max(1, height - 2))]
+    remedy = [
+        [("  ", ""), *row] for row in wrap(failure.remedy, width - 2, "text", max(1, height - 2))
+    ]
     if remedy:
         remedy[0][0] = ("→ ", "label")
     room = max(0, height - 1 - len(remedy))
-    line = [[("  ", ""), *row] for row in wrap(failure.line, width - 2, "label", room)] if room else []
+    line = (
+        [[("  ", ""), *row] for row in wrap(failure.line, width - 2, "label", room)] if room else []
+    )
     return [spread(title, end, width), *line, *remedy]
 
 
@@ -155,7 +164,13 @@ def settings(model: Model, worker: Worker | None, view: View) -> list[Item]:
 
 
 def _dtype(value: Any) -> str:
-    short = {"bfloat16": "bf16", "float16": "fp16", "float32": "fp32", "half": "fp16", "float": "fp32"}
+    short = {
+        "bfloat16": "bf16",
+        "float16": "fp16",
+        "float32": "fp32",
+        "half": "fp16",
+        "float": "fp32",
+    }
     name = "" if value is None else str(value).removeprefix("torch.")
     return short.get(name, name) or NONE
 
@@ -173,5 +188,3 @@ def _switch(value: Any) -> tuple[str, str]:
 def _setting(item: Item, width: int) -> Row:
     label, value, ink = item
     return cell(label, cut(value, max(3, width - len(label) - 1)), "", ink, width)
-
-

@@ -11,19 +11,23 @@ from vllm_console.ui.rows import Row, Span, cut, known, left, level, meter, righ
 from vllm_console.ui.view import View
 
 _IDLE = 0.01
+_TWO_A_ROW = 44
 _A_NODE = 8
 """GPUs in one row of bars: what one machine has."""
 
 
-def ask(view: View, width: int) -> int:
-    """A header and a row a GPU, or a row a node beyond sixteen; four rows without GPUs."""
+def ask(view: View, width: int, height: int) -> int:
+    """A header and a row a GPU; two GPUs a row in a low panel; a row a node beyond sixteen."""
     snapshot = view.snapshot
     if snapshot is None:
         return 0
     if not snapshot.gpus:
         return len(_host(snapshot, width))
     gpus = len(snapshot.gpus)
-    return 1 + (gpus if gpus <= 2 * _A_NODE else len(_nodes_of(snapshot.gpus)))
+    if gpus > 2 * _A_NODE:
+        return 1 + len(_nodes_of(snapshot.gpus))
+    low = gpus + 1 > 0.6 * height and width >= _TWO_A_ROW
+    return 1 + (-(-gpus // 2) if low else gpus)
 
 
 def draw(view: View, width: int, height: int) -> list[Row]:
@@ -37,7 +41,7 @@ def draw(view: View, width: int, height: int) -> list[Row]:
     gpus = snapshot.gpus
     if len(gpus) <= room and len(gpus) <= 2 * _A_NODE:
         return _single(view, gpus, width)
-    if width >= 44 and -(-len(gpus) // 2) <= room and len(gpus) <= 4 * _A_NODE:
+    if width >= _TWO_A_ROW and -(-len(gpus) // 2) <= room and len(gpus) <= 4 * _A_NODE:
         return _double(view, gpus, width)
     return _nodes(view, gpus, width, room)
 
@@ -53,7 +57,10 @@ def _single(view: View, gpus: Sequence[Gpu], width: int) -> list[Row]:
         header.append((right("°C", 5) + right("W", 5), "dim"))
     rows = [header]
     for gpu in gpus:
-        row: Row = [(left(str(gpu.index), number), "label"), *meter(gpu.utilization, size, "scaling")]
+        row: Row = [
+            (left(str(gpu.index), number), "label"),
+            *meter(gpu.utilization, size, "scaling"),
+        ]
         row += [*_busy(gpu), *_memory(gpu, 9)]
         if hot_and_power:
             row.append(_celsius(view, gpu.temperature_c, 5))
@@ -171,5 +178,7 @@ def _host(snapshot: Snapshot, width: int) -> list[Row]:
             ]
         )
     if host.load_1m is not None:
-        rows.append([(left("load", 8), "label"), (sig3(host.load_1m), "text"), (" in 1 min", "dim")])
+        rows.append(
+            [(left("load", 8), "label"), (sig3(host.load_1m), "text"), (" in 1 min", "dim")]
+        )
     return [*rows, *wrap(snapshot.gpus_reason or "no GPU", width, "dim", 2)]

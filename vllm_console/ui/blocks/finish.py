@@ -18,7 +18,8 @@ def draw(view: View, width: int, height: int) -> list[Row]:
     total = sum(reasons.values())
     title = head("finished", width, (si(total) if total else "–", "value" if total else "dim"))
     if not total:
-        return [title, *quiet(width, height - 1, "no request finished in this window")]
+        why = quiet(width, height - 1, "no request finished in this window")
+        return [title, *(why if view.sampled else [])]
     rows = [title]
     for name, number in sorted(reasons.items(), key=lambda item: -item[1])[: height - 1]:
         share = number / total

@@ -54,16 +54,19 @@ def _right(view: View, parts: bool, hardware: bool) -> Row:
     snapshot = view.snapshot
     load = total(snapshot.models)
     row: Row = []
-    if parts:
+    if parts and snapshot.models:
         limit = view.limit("waiting").warn
         busy = load.waiting is not None and limit is not None and load.waiting >= limit
         if hardware:
             row += [known(count(load.running)), (" running   ", "dim")]
-            row += [known(count(load.waiting), "warn!" if busy else "value"), (" waiting   ", "dim")]
+            row += [
+                known(count(load.waiting), "warn!" if busy else "value"),
+                (" waiting   ", "dim"),
+            ]
         row += [known(tokens(load.generation_tokens_per_s)), (" tok/s   ", "dim")]
     if hardware:
         row += _hardware(view)
-    return [*row, *_time(view)]
+    return [*row, *time_of(view)]
 
 
 def _hardware(view: View) -> Row:
@@ -72,7 +75,10 @@ def _hardware(view: View) -> Row:
     if gpus:
         used = [g.memory_used_bytes for g in gpus if g.memory_used_bytes is not None]
         all_of = [g.memory_total_bytes for g in gpus if g.memory_total_bytes is not None]
-        row: Row = [(str(len(gpus)), "value"), (" GPU" + ("s" if len(gpus) > 1 else "") + "  ", "dim")]
+        row: Row = [
+            (str(len(gpus)), "value"),
+            (" GPU" + ("s" if len(gpus) > 1 else "") + "  ", "dim"),
+        ]
         return [
             *row,
             known(gib(sum(used) if used else None)),
@@ -87,10 +93,16 @@ def _hardware(view: View) -> Row:
     ]
 
 
-def _time(view: View) -> Row:
+def time_of(view: View) -> Row:
+    """The time of the picture; its age when it is old; that it is held still."""
     assert view.snapshot is not None
     row: Row = [("‖ paused  ", "warn!")] if view.paused else []
     if view.old_s is not None:
         return [*row, (f"▲ {age(view.old_s)} old", "warn!")]
     every = f"{view.snapshot.interval_s:g}"
-    return [*row, (clock(view.snapshot.at, view.zone), "label"), ("  ↻ ", "dim"), (f"{every} s", "dim")]
+    return [
+        *row,
+        (clock(view.snapshot.at, view.zone), "label"),
+        ("  ↻ ", "dim"),
+        (f"{every} s", "dim"),
+    ]

@@ -7,6 +7,11 @@ from vllm_console.ui.rows import Row, head, known, wrap
 from vllm_console.ui.view import View
 
 
+def ask(view: View, width: int, height: int) -> int:
+    """As many rows as its text takes."""
+    return len(draw(view, width, 99))
+
+
 def draw(view: View, width: int, height: int) -> list[Row]:
     """Its address, rate and queue; without it, where requests go."""
     if view.snapshot is None:

@@ -28,7 +28,15 @@ def rows(keys: Keys, notice: Notice | None, width: int) -> list[Row]:
     """The notice, or as many keys as fit; keys in the middle go first."""
     if notice is not None:
         glyph, ink = LEVELS.get(notice.level, LEVELS["info"])
-        return [clip([(glyph + " ", ink + "!" if ink in ("warn", "crit", "ok") else ink), (notice.text, "text")], width)]
+        return [
+            clip(
+                [
+                    (glyph + " ", ink + "!" if ink in ("warn", "crit", "ok") else ink),
+                    (notice.text, "text"),
+                ],
+                width,
+            )
+        ]
     shown = list(keys)
     while len(shown) > ALWAYS and length(_row(shown)) > width:
         del shown[-ALWAYS - 1]

@@ -23,7 +23,7 @@ _ROWS = (
 """Label, field of Latency, field of Slo, and units a second; the most telling rows first."""
 
 
-def ask(view: View, width: int) -> int:
+def ask(view: View, width: int, height: int) -> int:
     """A header and a row a phase."""
     return 1 + len(_ROWS)
 
@@ -40,7 +40,11 @@ def draw(view: View, width: int, height: int) -> list[Row]:
     title: Row = [("latency", "text"), (f"  last {window:.0f} s" if wide else "", "dim")]
     used = len(title[0][0]) + len(title[1][0])
     rows: list[Row] = [
-        [*title, (" " * (first - used), ""), *((right(t, column), "dim") for t in ("p50", "p95", "p99", "SLO"))]
+        [
+            *title,
+            (" " * (first - used), ""),
+            *((right(t, column), "dim") for t in ("p50", "p95", "p99", "SLO")),
+        ]
     ]
     for label, field, target, scale in _ROWS[: max(0, height - 1)]:
         quantiles: Quantiles = getattr(load.latency, field)

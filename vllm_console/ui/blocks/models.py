@@ -20,9 +20,9 @@ _COLUMNS = (
 """Name, header, width, and from which width of the block on a column is shown."""
 
 
-def ask(view: View, width: int) -> int:
-    """A header and a row an entry; three rows to say why there is none."""
-    return 1 + max(2, len(view.entries))
+def ask(view: View, width: int, height: int) -> int:
+    """A header and a row an entry; room to say why there is none."""
+    return 1 + (max(2, len(view.entries)) if view.model or view.filter else height)
 
 
 def draw(view: View, width: int, height: int) -> list[Row]:
@@ -30,7 +30,7 @@ def draw(view: View, width: int, height: int) -> list[Row]:
     if view.snapshot is None:
         return quiet(width, height, *view.idle)
     if not view.snapshot.models:
-        return quiet(width, height, "no models yet", "[models.NAME] in fleet.toml adds one")
+        return quiet(width, height, "no models yet", "add [models.NAME] to fleet.toml")
     columns = [c for c in _COLUMNS if width >= c[3]]
     name_width = width - 2 - sum(c[2] for c in columns)
     header: Row = [("  " + left("model", name_width), "dim")]
@@ -61,7 +61,9 @@ def _lift(ink: str) -> str:
     return {"dim": "label", "label": "text", "text": "value"}.get(ink, ink)
 
 
-def _row(view: View, entry: Entry, name_width: int, columns: list[tuple[str, str, int, int]]) -> Row:
+def _row(
+    view: View, entry: Entry, name_width: int, columns: list[tuple[str, str, int, int]]
+) -> Row:
     model, worker = entry.model, entry.worker
     state = worker.state if worker else model.state
     shown = look(state)
@@ -78,9 +80,11 @@ def _row(view: View, entry: Entry, name_width: int, columns: list[tuple[str, str
         for name, _, size, _ in columns:
             row += _cell(view, model, worker, load, name, size)
         return row
-    row += _cell(view, model, worker, model.load, "gpus", columns[0][2]) if (
-        columns[0][0] == "gpus"
-    ) else []
+    row += (
+        _cell(view, model, worker, model.load, "gpus", columns[0][2])
+        if (columns[0][0] == "gpus")
+        else []
+    )
     room = sum(c[2] for c in columns if c[0] != "gpus")
     text, ink, number = said
     text = cut(text, room - len(number) - 1)
@@ -90,7 +94,8 @@ def _row(view: View, entry: Entry, name_width: int, columns: list[tuple[str, str
 def _short(worker: Worker, model: Model, width: int) -> str:
     prefix = model.name + "-"
     if worker.id.startswith(prefix):
-        return worker.id[len(prefix) :]
+        number = worker.id[len(prefix) :]
+        return f"worker {number}" if len(number) + 7 <= width else number
     return cut_left(worker.id, width)
 
 
@@ -161,5 +166,7 @@ def _ranges(numbers: list[int]) -> str:
             parts[-1].append(n)
         else:
             parts.append([n])
-    out = [str(p[0]) if len(p) == 1 else f"{p[0]}{',' if len(p) == 2 else '-'}{p[-1]}" for p in parts]
+    out = [
+        str(p[0]) if len(p) == 1 else f"{p[0]}{',' if len(p) == 2 else '-'}{p[-1]}" for p in parts
+    ]
     return ",".join(out) or NONE

@@ -11,7 +11,7 @@ from vllm_console.ui.view import View
 _NUMBERS = 6 + 8 + 6
 
 
-def ask(view: View, width: int) -> int:
+def ask(view: View, width: int, height: int) -> int:
     """A header and a row a model; nothing without models."""
     models = view.snapshot.models if view.snapshot else ()
     return 1 + len(models) if models else 0

@@ -4,21 +4,21 @@ from __future__ import annotations
 
 from vllm_console.snapshot import Worker
 from vllm_console.ui.format import NONE, duration, gib, sig3
-from vllm_console.ui.rows import Row, known, left, right
+from vllm_console.ui.rows import Row, left, right
 from vllm_console.ui.states import look
 from vllm_console.ui.view import View
 
-_NUMBERS = 6 + 6 + 8 + 3
+_NUMBERS = 5 + 6 + 7 + 2
 
 
-def ask(view: View, width: int) -> int:
+def ask(view: View, width: int, height: int) -> int:
     """A header and a row a worker; nothing without workers."""
     workers = _workers(view)
     return 1 + len(workers) if workers else 0
 
 
 def draw(view: View, width: int, height: int) -> list[Row]:
-    """One row a worker, as many as fit."""
+    """One row a worker, as many as fit; those of the selected model are among them."""
     workers = _workers(view)
     if not workers:
         return []
@@ -26,10 +26,13 @@ def draw(view: View, width: int, height: int) -> list[Row]:
     rows: list[Row] = [
         [
             (left("workers", name), "text"),
-            (right("cores", 6) + right("GiB", 6) + right("up", 8) + right("↻", 3), "dim"),
+            (right("cpu", 5) + right("GiB", 6) + right("up", 7) + right("↻", 2), "dim"),
         ]
     ]
-    for worker in workers[: height - 1]:
+    own = {w.id for w in view.model.workers} if view.model else set()
+    at = next((i for i, w in enumerate(workers) if w.id in own), 0)
+    start = max(0, min(at, len(workers) - (height - 1)))
+    for worker in workers[start : start + height - 1]:
         shown = look(worker.state)
         number, unit = duration(worker.elapsed_s if shown.group == "ready" else None)
         cores = NONE if worker.cpu is None else sig3(worker.cpu)
@@ -37,11 +40,11 @@ def draw(view: View, width: int, height: int) -> list[Row]:
             [
                 (shown.glyph + " ", shown.ink),
                 (left(worker.id, name - 2), "text"),
-                known(right(cores, 6)) if worker.cpu is not None else (right(cores, 6), "dim"),
+                (right(cores, 5), "dim" if worker.cpu is None else "value"),
                 (right(gib(worker.rss_bytes), 6), "dim" if worker.rss_bytes is None else "value"),
-                (right(number, 8 - len(unit) - 1 if unit else 8), "label" if unit else "dim"),
+                (right(number, 7 - len(unit) - 1 if unit else 7), "label" if unit else "dim"),
                 (f" {unit}" if unit else "", "dim"),
-                (right(str(worker.restarts), 3), "warn!" if worker.restarts else "dim"),
+                (right(str(worker.restarts), 2), "warn!" if worker.restarts else "dim"),
             ]
         )
     return rows

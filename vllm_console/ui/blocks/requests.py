@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from vllm_console.ui.format import rate, si
 from vllm_console.ui.graphs import area, nice
-from vllm_console.ui.rows import Row, head, known, quiet
+from vllm_console.ui.rows import Row, head, known
 from vllm_console.ui.view import View
 
 
@@ -25,5 +25,5 @@ def draw(view: View, width: int, height: int) -> list[Row]:
         known(si(top), "label"),
     )
     if not present:
-        return [title, *quiet(width, height - 1, *view.idle)]
+        return [title]
     return [title, *area(values, width, height - 1, nice(top or 0), "engines")]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from vllm_console.ui.format import NONE, si
+from vllm_console.ui.format import NONE, count
 from vllm_console.ui.graphs import column_bounds, histogram
 from vllm_console.ui.rows import Row, Span, head, quiet
 from vllm_console.ui.view import View
@@ -18,13 +18,16 @@ def draw(view: View, width: int, height: int) -> list[Row]:
     buckets = _trimmed(load.step_tokens)
     end: list[Span] = [("median ", "dim"), _median(buckets)]
     if model.engine.max_num_batched_tokens is not None:
-        end += [(" of ", "dim"), (si(model.engine.max_num_batched_tokens), "label")]
+        end += [(" of ", "dim"), (count(model.engine.max_num_batched_tokens), "label")]
     title = head("tokens a step", width, *end)
     if not buckets:
-        why = view.idle if not view.sampled else ("no step in this window", "")
         entry = view.entry
-        if view.sampled and entry is not None and entry.worker is not None:
+        if not view.sampled:
+            return [title, *([] for _ in range(height - 3)), [("╌" * width, "track")]]
+        if entry is not None and entry.worker is not None:
             why = ("measured for the whole model", "select the model's own row")
+        else:
+            why = ("no step in this window", "")
         return [title, *quiet(width, height - 1, *why)]
     counts = [float(steps) for _, steps in buckets]
     return [
@@ -48,8 +51,8 @@ def _median(buckets: list[tuple[float, int]]) -> Span:
         seen += steps
         if steps and seen >= half:
             if math.isinf(bound):
-                return f">{si(buckets[i - 1][0])}" if i else NONE, "value"
-            return f"≤{si(bound)}", "value"
+                return f">{count(buckets[i - 1][0])}" if i else NONE, "value"
+            return f"≤{count(bound)}", "value"
     return NONE, "dim"
 
 
@@ -57,8 +60,10 @@ def _axis(bounds: list[float], width: int) -> Row:
     """Upper bounds under the right end of their columns, as many as have room."""
     cells = [" "] * width
     free = width
-    for bound, (_, end) in reversed(list(zip(bounds, column_bounds(len(bounds), width), strict=True))):
-        text = "∞" if math.isinf(bound) else si(bound)
+    for bound, (_, end) in reversed(
+        list(zip(bounds, column_bounds(len(bounds), width), strict=True))
+    ):
+        text = "∞" if math.isinf(bound) else count(bound)
         start = end - len(text)
         if start >= 0 and end <= free:
             cells[start:end] = text

@@ -29,7 +29,6 @@ def draw(view: View, width: int, height: int) -> list[Row]:
         end += [("  target ", "dim"), (target, "label"), (" " + target_unit, "dim")]
     title = head("TTFT p95", width, *end)
     if not present:
-        idle = ("no request yet", "") if view.sampled else view.idle
-        return [title, *quiet(width, height - 1, *idle)]
+        return [title, *(quiet(width, height - 1, "no request yet") if view.sampled else [])]
     top = nice(max([*present, (slo or 0) * 1.25, 0.001]))
     return [title, *area(values, width, height - 1, top, "performance", line=slo)]

@@ -22,21 +22,15 @@ if TYPE_CHECKING:
 def consequence(verb: str, model: Model) -> str:
     """What happens to whom, in one sentence."""
     workers = sum(worker.state not in ("stopped", "failed") for worker in model.workers)
-    what = "its worker" if workers == 1 else f"its {workers} workers"
-    requests = (model.load.running or 0) + (model.load.waiting or 0)
-    if requests:
-        verb_is = "finishes" if requests == 1 else "finish"
-        noun = "request" if requests == 1 else "requests"
-        return f"{count(requests)} {noun} in flight {verb_is} first, then {what} " + (
-            "stops and starts again" if workers == 1 else "stop and start again"
-        ) * (verb == "restart") + ("stops" if workers == 1 else "stop") * (verb != "restart")
     if not workers:
         return "no worker of it runs now"
-    return f"no request is in flight; {what} " + (
-        ("starts" if workers == 1 else "start") + " anew"
-        if verb == "restart"
-        else ("stops" if workers == 1 else "stop")
-    )
+    requests = (model.load.running or 0) + (model.load.waiting or 0)
+    flight = f"{count(requests)} in flight" if requests else "nothing in flight"
+    if workers == 1:
+        then = "stops and starts again" if verb == "restart" else "stops"
+        return f"{flight}; its worker drains, then {then}"
+    then = "stop and start again" if verb == "restart" else "stop"
+    return f"{flight}; its {workers} workers drain, then {then}"
 
 
 class Confirm(ModalScreen[None]):
@@ -64,7 +58,13 @@ class Confirm(ModalScreen[None]):
             [(f"{self._verb} ", "text"), (self._model.name, "value"), ("?", "text")],
             *wrap(consequence(self._verb, self._model), width, "label", 2),
             [],
-            [("y", "warn!"), (f" {self._verb}", "text"), ("    ", ""), ("N", "engines!"), (" keep it", "label")],
+            [
+                ("y", "warn!"),
+                (f" {self._verb}", "text"),
+                ("    ", ""),
+                ("N", "engines!"),
+                (" keep it", "label"),
+            ],
         ]
 
     def action_yes(self) -> None:

@@ -11,7 +11,6 @@ from textual.binding import Binding
 from textual.containers import Container
 
 from vllm_console.ui.blocks import alert_line, events as event_rows, fleet_line
-from vllm_console.ui.blocks.key_line import Notice
 from vllm_console.ui.filter_line import FilterLine
 from vllm_console.ui.key_line import KeyLine
 from vllm_console.ui.lines import Lines
@@ -20,11 +19,12 @@ from vllm_console.ui.panel import Panel
 from vllm_console.ui.panels import NAMES, PanelSpec
 from vllm_console.ui.rows import Row, quiet
 from vllm_console.ui.screens.painted import Painted
-from vllm_console.ui.states import refusal
 from vllm_console.ui.view import View
 
 SMALLEST = (60, 16)
 """Columns and rows below which there is no room for a panel."""
+
+_PANEL = "go to the panel of that number"
 
 
 def too_small(view: View, width: int, height: int) -> list[Row]:
@@ -36,7 +36,6 @@ def too_small(view: View, width: int, height: int) -> list[Row]:
 class Dashboard(Painted):
     """The console's main screen."""
 
-    CSS_PATH = "dashboard.tcss"
     AUTO_FOCUS = "#engines"
     HORIZONTAL_BREAKPOINTS: ClassVar[list[tuple[int, str]] | None] = [
         (0, "-tabs"), (100, "-grid"), (150, "-row"),
@@ -45,18 +44,38 @@ class Dashboard(Painted):
         (0, "-short"), (36, "-tall"), (54, "-airy"),
     ]  # fmt: skip
     BINDINGS: ClassVar = [
-        Binding("1", "panel('engines')", "panel", key_display="1-4"),
+        Binding("1", "panel('engines')", "panel", key_display="1-4", tooltip=_PANEL),
         *(
-            Binding(str(key), f"panel('{name}')", "panel", show=False, key_display="1-4")
+            Binding(
+                str(key), f"panel('{name}')", "panel", show=False, key_display="1-4", tooltip=_PANEL
+            )
             for key, name in enumerate(NAMES[1:], 2)
         ),
-        Binding("z", "zoom", "zoom"),
-        Binding("enter", "detail", "details", key_display="enter"),
-        Binding("l", "load", "load"),
-        Binding("u", "unload", "unload"),
-        Binding("r", "restart", "restart"),
-        Binding("slash", "filter", "filter", key_display="/"),
-        Binding("space", "pause", "pause", key_display="space"),
+        Binding("z", "zoom", "zoom", tooltip="one panel alone, or all again"),
+        Binding(
+            "enter",
+            "detail",
+            "details",
+            key_display="↵",
+            tooltip="settings, start, failure and log of the selected worker",
+        ),
+        Binding("l", "load", "load", tooltip="start the selected model"),
+        Binding(
+            "u", "unload", "unload", tooltip="drain and stop the selected model, after a question"
+        ),
+        Binding(
+            "r", "restart", "restart", tooltip="stop and start the selected model, after a question"
+        ),
+        Binding(
+            "slash", "filter", "filter", key_display="/", tooltip="show only models that match"
+        ),
+        Binding(
+            "space",
+            "pause",
+            "pause",
+            key_display="space",
+            tooltip="hold the picture still, or let it run",
+        ),
         Binding("up", "move(-1)", "model above", show=False, key_display="↑"),
         Binding("k", "move(-1)", "model above", show=False),
         Binding("down", "move(1)", "model below", show=False, key_display="↓"),
@@ -64,8 +83,8 @@ class Dashboard(Painted):
         Binding("home", "move(-10000)", "first model", show=False, key_display="home"),
         Binding("end", "move(10000)", "last model", show=False, key_display="end"),
         Binding("escape", "back", "leave zoom, end filter", show=False, key_display="esc"),
-        Binding("question_mark", "help", "help", key_display="?"),
-        Binding("q", "quit", "quit"),
+        Binding("question_mark", "help", "help", key_display="?", tooltip="these keys"),
+        Binding("q", "quit", "quit", tooltip="leave the console; the fleet goes on"),
     ]
 
     def __init__(self, specs: Sequence[PanelSpec]) -> None:
@@ -111,15 +130,11 @@ class Dashboard(Painted):
         for lines in self.query(Lines):
             lines.show(view)
 
-    def say(self, level: str, text: str) -> None:
-        """One line about what a key did."""
-        self.query_one(KeyLine).say(Notice(level, text) if text else None)
-
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
-        """A read-only console has no key that changes the fleet."""
-        if action in ("load", "unload", "restart") and self.console_app.readonly:
+        """Tabs show one panel alone already."""
+        if action == "zoom" and self.has_class("-tabs"):
             return False
-        return True
+        return super().check_action(action, parameters)
 
     def on_descendant_focus(self) -> None:
         """A panel focused by tab or a click is also the one that tabs and zoom show."""
@@ -186,7 +201,7 @@ class Dashboard(Painted):
         """Show everything about the selected model or worker."""
         view = self.console_app.view
         if view.entry is None:
-            self.say("info", "no model is selected")
+            self.console_app.say("info", "no model is selected")
             return
         from vllm_console.ui.screens.worker import WorkerDetail
 
@@ -194,28 +209,15 @@ class Dashboard(Painted):
 
     def action_load(self) -> None:
         """Start the selected model's workers."""
-        self._act("load")
+        self.console_app.act("load", self.console_app.view.model)
 
     def action_unload(self) -> None:
         """Drain and stop the selected model's workers, after a question."""
-        self._act("unload")
+        self.console_app.act("unload", self.console_app.view.model)
 
     def action_restart(self) -> None:
         """Stop and start the selected model's workers, after a question."""
-        self._act("restart")
-
-    def _act(self, verb: str) -> None:
-        model = self.console_app.view.model
-        if model is None:
-            self.say("info", "no model is selected")
-        elif why := refusal(verb, model):
-            self.say("info", why)
-        elif verb == "load":
-            self.console_app.command(verb, model.name)
-        else:
-            from vllm_console.ui.screens.confirm import Confirm
-
-            self.app.push_screen(Confirm(verb, model))
+        self.console_app.act("restart", self.console_app.view.model)
 
     def action_quit(self) -> None:
         """Leave the console; the fleet goes on."""

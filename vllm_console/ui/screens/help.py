@@ -33,10 +33,24 @@ def draw(keys: list[tuple[str, str]], width: int) -> list[Row]:
     ]
     rows.append([])
     rows += [
-        [(look.glyph.rjust(column), look.ink), ("  ", ""), (look.group, "text"), ("  ", ""), (SIGNS[look.group], "label")]
+        [
+            (look.glyph.rjust(column), look.ink),
+            ("  ", ""),
+            (look.group, "text"),
+            ("  ", ""),
+            (SIGNS[look.group], "label"),
+        ]
         for look in GROUPS
     ]
-    return [*rows, [], [("dim".rjust(column), "dim"), ("  ", ""), ("too few requests for a steady P95 or P99", "label")]]
+    return [
+        *rows,
+        [],
+        [
+            ("dim".rjust(column), "dim"),
+            ("  ", ""),
+            ("too few requests for a steady P95 or P99", "label"),
+        ],
+    ]
 
 
 class Help(ModalScreen[None]):

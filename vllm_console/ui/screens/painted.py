@@ -6,10 +6,15 @@ from typing import TYPE_CHECKING
 
 from textual.screen import Screen
 
+from vllm_console.ui.blocks.key_line import Notice
+from vllm_console.ui.key_line import KeyLine
 from vllm_console.ui.view import View
 
 if TYPE_CHECKING:
     from vllm_console.ui.console import Console
+
+CHANGING = frozenset({"load", "unload", "restart"})
+"""Actions that change the fleet."""
 
 
 class Painted(Screen[None]):
@@ -17,6 +22,14 @@ class Painted(Screen[None]):
 
     def paint(self, view: View) -> None:
         """Bring every widget up to date with the view."""
+
+    def say(self, level: str, text: str) -> None:
+        """One line about what a key did; no text brings the keys back."""
+        self.query_one(KeyLine).say(Notice(level, text) if text else None)
+
+    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
+        """A read-only console has no key that changes the fleet."""
+        return not (action in CHANGING and self.console_app.readonly)
 
     @property
     def console_app(self) -> Console:
