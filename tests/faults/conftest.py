@@ -48,12 +48,14 @@ class Rig:
         self,
         *options: str,
         worker_id: str = "tiny-1",
+        stubborn: bool = False,
         prepare: Callable[[], Awaitable[tuple[LaunchSpec, dict[str, str]]]] | None = None,
         gate: Callable[[], AbstractAsyncContextManager[Any]] | None = None,
         **changes: Any,
     ) -> Worker:
         async def fresh() -> tuple[LaunchSpec, dict[str, str]]:
-            spec = self.spec(*options, worker_id=worker_id, **changes)
+            manner = () if stubborn else ("--fake-gentle",)
+            spec = self.spec(*manner, *options, worker_id=worker_id, **changes)
             return spec, self.environment
 
         made = Worker(

@@ -32,9 +32,9 @@ def say(text: str, process: str = "APIServer") -> None:
     os.write(1, line.encode())
 
 
-def engine_core() -> None:
+def engine_core(gentle: bool) -> None:
     """An engine process that has to be killed, with a grandchild no process group reaches."""
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL if gentle else signal.SIG_IGN)
     if os.fork() == 0:
         os.setsid()
         while True:
@@ -87,6 +87,7 @@ def main() -> None:
     parser.add_argument("--served-model-name", required=True)
     parser.add_argument("--fake-boot-s", type=float, default=0.1)
     parser.add_argument("--fake-failure", choices=["kv-too-small", "exit-7"])
+    parser.add_argument("--fake-gentle", action="store_true", help="an engine that heeds SIGTERM")
     parser.add_argument("--fake-silent-socket", action="store_true", help="never listen")
     parser.add_argument("--fake-chatter", type=int, default=0, help="numbered lines to write")
     given = parser.parse_args()
@@ -97,7 +98,7 @@ def main() -> None:
     say("Resolved architecture: Qwen2ForCausalLM")
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     if os.fork() == 0:
-        engine_core()
+        engine_core(given.fake_gentle)
     say(
         "Initializing a V1 LLM engine (v0.32.0) with config: model='m', dtype=torch.bfloat16,"
         " max_seq_len=2048, tensor_parallel_size=1",

@@ -1,4 +1,4 @@
-"""Real processes: a fake vLLM tree under the real shim, launcher and worker, and what goes wrong."""
+"""A fake vLLM tree under the real shim, launcher and worker: what runs, and what goes wrong."""
 
 from __future__ import annotations
 
@@ -28,9 +28,14 @@ if TYPE_CHECKING:
     Play = Callable[[Callable[[Rig], Coroutine[Any, Any, None]]], None]
 
 
+def pausing() -> subprocess.Popen[bytes]:
+    """A process that is none of ours."""
+    return subprocess.Popen([sys.executable, "-c", "import signal; signal.pause()"])
+
+
 def test_a_worker_becomes_ready_and_unload_leaves_nothing(play: Play) -> None:
     async def scenario(rig: Rig) -> None:
-        worker = await rig.ready(rig.worker())
+        worker = await rig.ready(rig.worker(stubborn=True))
         view = worker.view
         members = rig.identities(worker.tree())
         assert len(members) == 3
@@ -87,7 +92,7 @@ def test_a_restart_gives_a_new_process_and_a_learnt_start_time(play: Play) -> No
 
 def test_a_killed_api_server_leaves_nothing_behind_and_comes_back(play: Play) -> None:
     async def scenario(rig: Rig) -> None:
-        worker = await rig.ready(rig.worker())
+        worker = await rig.ready(rig.worker(stubborn=True))
         members = rig.identities(worker.tree())
         os.kill(members[0][0], signal.SIGKILL)
         await worker.wait({State.BACKOFF}, 10)
@@ -105,7 +110,7 @@ def test_a_killed_api_server_leaves_nothing_behind_and_comes_back(play: Play) ->
 
 def test_the_next_daemon_adopts_the_same_processes_untouched(play: Play) -> None:
     async def scenario(rig: Rig) -> None:
-        worker = await rig.ready(rig.worker())
+        worker = await rig.ready(rig.worker(stubborn=True))
         members = rig.identities(worker.tree())
         log = rig.launcher.log_path("tiny-1").read_bytes()
         (handle,) = await rig.again()
@@ -161,7 +166,7 @@ def test_a_forged_state_file_neither_adopts_nor_kills_a_stranger(
     async def scenario(rig: Rig) -> None:
         worker = await rig.ready(rig.worker())
         await worker.unload()
-        stranger = subprocess.Popen([sys.executable, "-c", "import signal; signal.pause()"])
+        stranger = pausing()
         try:
             directory = rig.launcher.directory("tiny-1")
             seen = process(stranger.pid)
@@ -185,9 +190,9 @@ def test_a_forged_state_file_neither_adopts_nor_kills_a_stranger(
 
 def test_a_forged_state_file_beside_a_live_shim_ends_the_real_tree_only(play: Play) -> None:
     async def scenario(rig: Rig) -> None:
-        worker = await rig.ready(rig.worker())
+        worker = await rig.ready(rig.worker(stubborn=True))
         members = rig.identities(worker.tree())
-        stranger = subprocess.Popen([sys.executable, "-c", "import signal; signal.pause()"])
+        stranger = pausing()
         try:
             path = rig.launcher.directory("tiny-1") / "state.json"
             seen = process(stranger.pid)
@@ -256,7 +261,7 @@ def test_a_port_in_use_is_diagnosed_and_tried_again_elsewhere(play: Play) -> Non
 
 def test_unload_while_the_engine_boots_kills_after_a_short_grace(play: Play) -> None:
     async def scenario(rig: Rig) -> None:
-        worker = rig.worker("--fake-boot-s", "60")
+        worker = rig.worker("--fake-boot-s", "60", stubborn=True)
         worker.load()
         await rig.until(lambda: len(worker.tree()) == 3)
         members = rig.identities(worker.tree())
@@ -394,7 +399,7 @@ def test_a_second_tree_of_one_worker_is_refused(play: Play) -> None:
 
 def test_a_tree_without_its_shim_serves_on_and_can_be_ended(play: Play) -> None:
     async def scenario(rig: Rig) -> None:
-        worker = await rig.ready(rig.worker())
+        worker = await rig.ready(rig.worker(stubborn=True))
         members = rig.identities(worker.tree())
         shim = rig.launcher.inspect("tiny-1").shim
         assert shim is not None

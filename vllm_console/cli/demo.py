@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -286,7 +287,9 @@ class _Board:
         lines = {name: describe(models[name]) for name in self._names if name in models}
         if self._tty:
             up = f"\x1b[{self._drawn}A" if self._drawn else ""
-            body = "".join(f"\r\x1b[K{line}{_clock(models[n])}\n" for n, line in lines.items())
+            width = shutil.get_terminal_size().columns - 1
+            shown = (f"{line}{_clock(models[name])}"[:width] for name, line in lines.items())
+            body = "".join(f"\r\x1b[K{line}\n" for line in shown)
             print(up + body, end="", file=sys.stderr, flush=True)
             self._drawn = len(lines)
             return

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -58,7 +59,8 @@ def flag_schema(
 def forget_schema(env: EngineEnvironment, *, environ: Mapping[str, str] = os.environ) -> None:
     """Delete what is cached for an environment."""
     for path in _places(env, environ):
-        path.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            path.unlink()
 
 
 def _schema(dumped: Any) -> FlagSchema:

@@ -3,8 +3,15 @@
 from __future__ import annotations
 
 import re
+from fractions import Fraction
 
-_SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+_SECONDS: dict[str, Fraction | int] = {
+    "ms": Fraction(1, 1000),
+    "s": 1,
+    "m": 60,
+    "h": 3600,
+    "d": 86400,
+}
 _PART = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)")
 _WHOLE = re.compile(rf"(?:{_PART.pattern})+")
 
@@ -19,13 +26,13 @@ def parse_duration(text: str) -> float:
         raise ValueError(
             f'not a duration: "{text}"; write a number and a unit (ms, s, m, h, d), such as "15m"'
         )
-    return sum(float(number) * _SECONDS[unit] for number, unit in _PART.findall(compact))
+    return float(sum(Fraction(n) * _SECONDS[unit] for n, unit in _PART.findall(compact)))
 
 
 def format_duration(seconds: float) -> str:
     """The shortest single-unit spelling that `parse_duration` reads back to the same number."""
     for unit in ("d", "h", "m", "s"):
-        count = seconds / _SECONDS[unit]
+        count = seconds / float(_SECONDS[unit])
         if count >= 1 and count == int(count):
             return f"{int(count)}{unit}"
     if seconds == 0:

@@ -293,7 +293,7 @@ def _plain(option: str, value: Any) -> Iterator[str]:
 def _said(flag: str, value: Any) -> Iterator[str]:
     """A flag and its value; joined where the value would read as a flag of its own."""
     text = _text(value)
-    if text.startswith("-") and isinstance(value, str):
+    if text.startswith("-"):
         yield f"{flag}={text}"
     else:
         yield from (flag, text)

@@ -209,7 +209,7 @@ class LocalHandle:
             return None
 
     def alive(self) -> bool:
-        return adoption.main_alive(self.record)
+        return adoption.main_alive(self.record, self._shim[0] if self._shim_lives() else None)
 
     def tree(self) -> list[int]:
         if self._shim is None:

@@ -41,7 +41,7 @@ def area(
     lut = _DOWN if down else _UP
     columns = width * 2
     newest = list(samples[-columns:])
-    values: list[float | None] = [None] * (columns - len(newest)) + newest
+    values: list[float | None] = [*([None] * (columns - len(newest))), *newest]
     full = height * 4
     scale = full / top if top > 0 else 0.0
     dots = [0 if v is None or v <= 0 else max(1, min(full, round(v * scale))) for v in values]

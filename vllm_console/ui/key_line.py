@@ -14,8 +14,8 @@ from vllm_console.ui.view import View
 def live_keys(screen: Screen[object], hidden: bool = False) -> list[tuple[str, str]]:
     """(key, what it does) of a screen's own bindings that act now, in their order.
 
-    With `hidden`, also those that the last line leaves out, and told at length. One action with several keys is one
-    item: `↑ k`.
+    With `hidden`, also those that the last line leaves out, and told at length. One action with
+    several keys is one item: `↑ k`.
     """
     own = {b.description for b in type(screen).BINDINGS if isinstance(b, Binding)}
     keys: dict[str, list[str]] = {}

@@ -153,8 +153,7 @@ def quiet(width: int, height: int, text: str, hint: str = "") -> list[Row]:
     lines = [*wrap(text, width, "label"), *wrap(hint, width, "dim")][: max(0, height)]
     above = max(0, (height - len(lines)) // 2)
     rows: list[Row] = [[] for _ in range(above)]
-    for line in lines:
-        rows.append([(" " * max(0, (width - length(line)) // 2), ""), *line])
+    rows += [[(" " * max(0, (width - length(line)) // 2), ""), *line] for line in lines]
     return rows + [[] for _ in range(height - len(rows))]
 
 

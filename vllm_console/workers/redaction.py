@@ -16,7 +16,8 @@ _SECRETS = (
     re.compile(r"(?i)(\bauthorization['\"]?\s*[:=]\s*['\"]?(?:(?:bearer|basic)\s+)?)[^\s'\",}]+"),
     re.compile(r"(?i)(\bbearer\s+)[A-Za-z0-9._~+/=-]{6,}"),
     re.compile(r"(://[^/\s:@]+:)[^/\s@]+(?=@)"),
-    re.compile(rf"(['\"]?\b(?:{_NAMES})['\"]?\s*[=:]\s*)(?:{_VALUE})"),
+    re.compile(rf"(\b(?:{_NAMES})\s*=\s*)(?:{_VALUE})"),
+    re.compile(rf"(['\"](?:{_NAMES})['\"]\s*:\s*)(?:{_VALUE})"),
     re.compile(r"(--(?:api-key|hf-token)[= ])\S+"),
 )
 

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from vllm_console.fleet.duration import format_duration, parse_duration
+
+UNHURRIED = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
+"""A busy machine is no failure."""
 
 
 @pytest.mark.parametrize(
@@ -28,6 +31,7 @@ def test_a_common_duration_is_written_as_people_write_it(text: str) -> None:
     assert format_duration(parse_duration(text)) == text
 
 
+@UNHURRIED
 @given(st.floats(min_value=1e-6, max_value=1e7))
 def test_what_is_written_reads_back_as_the_same_time(seconds: float) -> None:
     assert parse_duration(format_duration(seconds)) == pytest.approx(seconds, rel=1e-6)

@@ -8,10 +8,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from vllm_console.fleet.lines import key_lines
+
+UNHURRIED = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
+"""A busy machine is no failure."""
 
 Path = tuple[str | int, ...]
 
@@ -160,6 +163,7 @@ class Writer:
         return self.out
 
 
+@UNHURRIED
 @given(st.data())
 def test_the_scanner_finds_every_key_of_any_document(data: st.DataObject) -> None:
     written = Writer(data.draw).document()

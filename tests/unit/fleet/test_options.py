@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from vllm_console.fleet.options import (
+
+UNHURRIED = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
+"""A busy machine is no failure."""
     Flag,
     FlagSchema,
     check_options,
@@ -129,7 +133,7 @@ def test_human_integers_read_as_vllm_reads_them(text: str, number: int) -> None:
         ({"no_enforce_eager": False}, ["--enforce-eager"]),
         ({"disable_log_stats": False}, []),
         ({"device_memory_utilization": 0.5}, ["--gpu-memory-utilization", "0.5"]),
-        ({"max_model_len": -1}, ["--max-model-len", "-1"]),
+        ({"max_model_len": -1}, ["--max-model-len=-1"]),
         ({"tool_call_parser": "-x"}, ["--tool-call-parser=-x"]),
         ({"hf_overrides": {"a": ["é", 1]}}, ["--hf-overrides", '{"a":["é",1]}']),
         ({"cudagraph_capture_sizes": [1, 2]}, ["--cudagraph-capture-sizes", "1", "2"]),
@@ -160,11 +164,16 @@ def parser_of(schema: FlagSchema) -> argparse.ArgumentParser:
         elif flag.takes == "switch":
             parser.add_argument(*names, dest=flag.name, action="store_true", default=None)
         else:
-            type_ = {"int": int, "float": float, "human-int": _human, "json": json.loads}
+            types: dict[str, Callable[[str], Any]] = {
+                "int": int,
+                "float": float,
+                "human-int": _human,
+                "json": json.loads,
+            }
             parser.add_argument(
                 *names,
                 dest=flag.name,
-                type=type_.get(flag.takes, str),
+                type=types.get(flag.takes, str),
                 action="append" if flag.many == "repeat" else "store",
                 nargs="+" if flag.many == "list" else "?" if flag.bare else None,
             )
@@ -216,11 +225,13 @@ def read_back(flag: Flag, value: Any) -> Any:
     return value
 
 
-OPTIONS = st.lists(st.sampled_from(list(SCHEMA.flags.values())), unique_by=lambda f: f.name).flatmap(
+FLAGS = st.lists(st.sampled_from(list(SCHEMA.flags.values())), unique_by=lambda flag: flag.name)
+OPTIONS = FLAGS.flatmap(
     lambda flags: st.fixed_dictionaries({flag.name: values_for(flag) for flag in flags})
-)  # fmt: skip
+)
 
 
+@UNHURRIED
 @given(OPTIONS)
 def test_any_checked_options_read_back_as_they_were_said(options: dict[str, Any]) -> None:
     assert check_options(options, SCHEMA) == []

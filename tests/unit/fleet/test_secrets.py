@@ -16,7 +16,11 @@ VALUE = "hf_" + "x" * 30
 
 def test_secrets_come_from_files_and_variables(tmp_path: Path) -> None:
     (tmp_path / "token").write_text(f"{VALUE}\n", encoding="utf-8")
-    env = {"A": Secret(file="token"), "B": Secret(env="MINE"), "C": "plain"}
+    env: dict[str, str | Secret] = {
+        "A": Secret(file="token"),
+        "B": Secret(env="MINE"),
+        "C": "plain",
+    }
     resolved = resolve_env(env, tmp_path, {"MINE": "m"})
     assert resolved == {"A": VALUE, "B": "m", "C": "plain"}
 

@@ -81,5 +81,6 @@ def main() -> int:
 
 if __name__ == "__main__":
     code = main()
+    sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)  # nothing to tear down: vLLM's exit hooks would only take time

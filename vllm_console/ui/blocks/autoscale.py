@@ -39,7 +39,10 @@ def _ruler(model: Model, width: int) -> Row:
     low, high = model.scale.min, max(model.scale.max, model.scale.min)
     start, end = f"{low} ", f" {high}"
     length = width - len(start) - len(end)
-    place = lambda n: round((min(max(n, low), high) - low) / max(1, high - low) * (length - 1))  # noqa: E731
+
+    def place(n: int) -> int:
+        return round((min(max(n, low), high) - low) / max(1, high - low) * (length - 1))
+
     ticks = {place(n) for n in range(low, high + 1)} if high - low < length // 3 else set()
     ready, wanted = place(model.ready), place(model.wanted)
     first, last = sorted((ready, wanted))

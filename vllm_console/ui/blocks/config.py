@@ -5,15 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 from vllm_console.snapshot import Failure, Model, Worker
-from vllm_console.ui.format import NONE, age, count, duration, percent, sig3
+from vllm_console.ui.format import NONE, age, count, duration, percent
 from vllm_console.ui.rows import (
     Row,
-    Span,
     cell,
     clip,
     cut,
     half_widths,
-    known,
     length,
     meter,
     pair,
@@ -146,11 +144,17 @@ def settings(model: Model, worker: Worker | None, view: View) -> list[Item]:
         chunked = options.get("enable_chunked_prefill")
     utilization = value("gpu_memory_utilization")
     spec = engine.speculative
+    sized = tensor is not None or pipeline is not None
+    quant = str(quantization) if quantization else "none" if running else NONE
+    if utilization is None or model.memory.device == "host":
+        last = ("KV tokens", _whole(engine.kv_cache_tokens), "value")
+    else:
+        last = ("mem util", _ratio(utilization), "value")
     return [
-        ("TP × PP", NONE if tensor is None and pipeline is None else f"{tensor or 1} × {pipeline or 1}", "value"),
+        ("TP × PP", f"{tensor or 1} × {pipeline or 1}" if sized else NONE, "value"),
         ("GPUs", gpus or ("none" if on_host else NONE), "value" if gpus else "dim"),
         ("dtype", _dtype(value("dtype")), "value"),
-        ("quant", str(quantization) if quantization else "none" if running else NONE, "value" if quantization else "dim"),
+        ("quant", quant, "value" if quantization else "dim"),
         ("max len", _whole(value("max_model_len")), "value"),
         ("max seqs", _whole(value("max_num_seqs")), "value"),
         ("step tok", _whole(value("max_num_batched_tokens")), "value"),
@@ -158,9 +162,8 @@ def settings(model: Model, worker: Worker | None, view: View) -> list[Item]:
         ("prefix", *_switch(prefix)),
         ("chunked", *_switch(chunked)),
         ("spec", spec or ("off" if running else NONE), "value" if spec else "dim"),
-        ("KV tokens", _whole(engine.kv_cache_tokens), "value") if utilization is None or model.memory.device == "host"
-        else ("mem util", f"{float(utilization):.2f}", "value"),
-    ]  # fmt: skip
+        last,
+    ]
 
 
 def _dtype(value: Any) -> str:
@@ -179,6 +182,10 @@ def _whole(value: Any) -> str:
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         return NONE if value is None else str(value)
     return count(value)
+
+
+def _ratio(value: Any) -> str:
+    return f"{value:.2f}" if isinstance(value, (int, float)) else str(value)
 
 
 def _switch(value: Any) -> tuple[str, str]:

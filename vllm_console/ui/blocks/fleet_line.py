@@ -19,13 +19,14 @@ def draw(view: View, width: int, height: int) -> list[Row]:
         text = f"▲ {view.lost}" if view.lost else "connecting …"
         return [_joined(name, [], [(text, "warn!" if view.lost else "label")], width)]
     name += [("  ", ""), (snapshot.fleet, "label")]
-    for parts, words, hardware in (
-        (True, True, True),
-        (True, False, True),
-        (True, False, False),
-        (False, False, False),
+    for words, queue, rate, hardware in (
+        (True, True, True, True),
+        (False, True, True, True),
+        (False, True, True, False),
+        (False, False, True, False),
+        (False, False, False, False),
     ):
-        left, right = _left(view, name, words), _right(view, parts, hardware)
+        left, right = _left(view, name, words), _right(view, queue, rate, hardware)
         if length(left) + length(right) + 3 <= width:
             break
     return [_joined(left, [], right, width)]
@@ -49,15 +50,15 @@ def _left(view: View, name: Row, words: bool) -> Row:
     return row
 
 
-def _right(view: View, parts: bool, hardware: bool) -> Row:
+def _right(view: View, queue: bool, rate: bool, hardware: bool) -> Row:
     assert view.snapshot is not None
     snapshot = view.snapshot
     load = total(snapshot.models)
     row: Row = []
-    if parts and snapshot.models:
+    if rate and snapshot.models:
         limit = view.limit("waiting").warn
         busy = load.waiting is not None and limit is not None and load.waiting >= limit
-        if hardware:
+        if queue:
             row += [known(count(load.running)), (" running   ", "dim")]
             row += [
                 known(count(load.waiting), "warn!" if busy else "value"),

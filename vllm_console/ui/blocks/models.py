@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from vllm_console.snapshot import Model, Worker
 from vllm_console.ui.format import NONE, count, percent, sig3, tokens
 from vllm_console.ui.rows import Row, cut, cut_left, fill, ground, left, level, quiet, right
@@ -118,7 +120,9 @@ def _instead(worker: Worker | None, model: Model, state: str) -> tuple[str, str,
 def _cell(
     view: View, model: Model, worker: Worker | None, load: object, name: str, size: int
 ) -> Row:
-    get = lambda field: getattr(load, field)  # noqa: E731
+    def get(field: str) -> Any:
+        return getattr(load, field)
+
     if name == "gpus":
         workers = [worker] if worker else list(model.workers)
         gpus = sorted({g for w in workers for g in w.gpus})

@@ -63,8 +63,12 @@ def _right(view: View, model: Model, worker: Worker | None, width: int) -> list[
     if worker is None:
         return [
             _head("process", "", width),
-            [(f"{look(model.state).glyph} ", look(model.state).ink), (model.state, "label"), (" · l loads it", "dim")],
-        ]  # fmt: skip
+            [
+                (f"{look(model.state).glyph} ", look(model.state).ink),
+                (model.state, "label"),
+                (" · l loads it", "dim"),
+            ],
+        ]
     rows: list[Row] = []
     if worker.failure is not None and look(worker.state).group in ("failed", "loading"):
         rows += [_head("failure", clock(worker.failure.at, view.zone), width)]

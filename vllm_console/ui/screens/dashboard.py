@@ -10,7 +10,8 @@ from textual.app import ComposeResult
 from textual.binding import Binding
 from textual.containers import Container
 
-from vllm_console.ui.blocks import alert_line, events as event_rows, fleet_line
+from vllm_console.ui.blocks import alert_line, fleet_line
+from vllm_console.ui.blocks import events as event_rows
 from vllm_console.ui.filter_line import FilterLine
 from vllm_console.ui.key_line import KeyLine
 from vllm_console.ui.lines import Lines
@@ -24,6 +25,9 @@ from vllm_console.ui.view import View
 SMALLEST = (60, 16)
 """Columns and rows below which there is no room for a panel."""
 
+_ACROSS = [(0, "-tabs"), (100, "-grid"), (150, "-row")]
+_DOWN = [(0, "-short"), (36, "-tall"), (54, "-airy")]
+"""Classes of the screen from so many columns or lines on."""
 _PANEL = "go to the panel of that number"
 
 
@@ -37,12 +41,8 @@ class Dashboard(Painted):
     """The console's main screen."""
 
     AUTO_FOCUS = "#engines"
-    HORIZONTAL_BREAKPOINTS: ClassVar[list[tuple[int, str]] | None] = [
-        (0, "-tabs"), (100, "-grid"), (150, "-row"),
-    ]  # fmt: skip
-    VERTICAL_BREAKPOINTS: ClassVar[list[tuple[int, str]] | None] = [
-        (0, "-short"), (36, "-tall"), (54, "-airy"),
-    ]  # fmt: skip
+    HORIZONTAL_BREAKPOINTS = _ACROSS
+    VERTICAL_BREAKPOINTS = _DOWN
     BINDINGS: ClassVar = [
         Binding("1", "panel('engines')", "panel", key_display="1-4", tooltip=_PANEL),
         *(
@@ -57,7 +57,7 @@ class Dashboard(Painted):
             "detail",
             "details",
             key_display="↵",
-            tooltip="settings, start, failure and log of the selected worker",
+            tooltip="settings, start, failure and log of its worker",
         ),
         Binding("l", "load", "load", tooltip="start the selected model"),
         Binding(

@@ -36,8 +36,7 @@ def draw(keys: list[tuple[str, str]], width: int) -> list[Row]:
         [
             (look.glyph.rjust(column), look.ink),
             ("  ", ""),
-            (look.group, "text"),
-            ("  ", ""),
+            (look.group.ljust(9), "text"),
             (SIGNS[look.group], "label"),
         ]
         for look in GROUPS
