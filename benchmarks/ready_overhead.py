@@ -16,7 +16,6 @@ import subprocess
 import time
 import urllib.error
 import urllib.request
-from pathlib import Path
 from typing import Any
 
 import psutil
@@ -25,7 +24,9 @@ from common import BenchFleet, fleet, median, parser, table
 from vllm_console.control.client import Client
 from vllm_console.fleet.find import locate
 
-POLL_S = 0.02
+ALONE_POLL_S = 0.02
+DAEMON_POLL_S = 0.1
+"""A snapshot costs the daemon some milliseconds, which are not to be measured."""
 TIMEOUT_S = 300.0
 
 
@@ -40,7 +41,7 @@ def wait_state(client: Client, name: str, state: str) -> Any:
     while (model := model_of(client, name)).state != state:
         if time.monotonic() > deadline:
             raise SystemExit(f"{name} is {model.state}, not {state}, after {TIMEOUT_S:g} s")
-        time.sleep(POLL_S)
+        time.sleep(DAEMON_POLL_S)
     return model
 
 
@@ -55,7 +56,7 @@ def under_daemon(client: Client, name: str) -> tuple[float, list[str], dict[str,
         for worker in model_of(client, name).workers:
             if worker.pid is not None:
                 environment = environment_of(worker.pid)
-        time.sleep(POLL_S)
+        time.sleep(DAEMON_POLL_S)
     model = wait_state(client, name, "ready")
     took = time.monotonic() - start
     client.command("unload", model=name)
@@ -96,7 +97,7 @@ def alone(command: list[str], environment: dict[str, str]) -> float:
                     if answer.status == 200:
                         return time.monotonic() - start
             except (urllib.error.URLError, OSError):
-                time.sleep(POLL_S)
+                time.sleep(ALONE_POLL_S)
         raise SystemExit(f"vllm serve was not ready within {TIMEOUT_S:g} s")
     finally:
         process.send_signal(signal.SIGTERM)
@@ -111,7 +112,7 @@ def measure(running: BenchFleet, name: str, rounds: int) -> list[tuple[float, fl
     """(under the daemon, alone) in seconds; the first is led by the other every round."""
     client = Client(locate(running.file, running.state_dir).socket)
     first, command, environment = under_daemon(client, name)  # also warms the file cache
-    print(f"warm-up {first:.1f} s: {' '.join(command)}", flush=True)
+    print(f"warm-up {first:.1f} s: {' '.join(command)[:100]} …", flush=True)
     times = []
     for turn in range(rounds):
         if turn % 2:
@@ -130,8 +131,7 @@ def main() -> None:
     options.add_argument("-n", type=int, default=3, help="rounds")
     options.add_argument("--model", help="default: the fleet's first")
     args = options.parse_args()
-    off = [f"models.{name}.autostart=false" for name in model_names(args.fleet)]
-    with fleet(args.fleet, (), off) as (running, status):
+    with fleet(args.fleet, ()) as (running, status):
         name = args.model or status["models"][0]["name"]
         times = measure(running, name, args.n)
     ours, lone = [t[0] for t in times], [t[1] for t in times]
@@ -148,13 +148,6 @@ def main() -> None:
 def difference(values: list[float]) -> tuple[float, float, float]:
     """Median, least and most."""
     return median(values), min(values), max(values)
-
-
-def model_names(file: Path) -> list[str]:
-    """The models a fleet file names."""
-    import tomllib
-
-    return list(tomllib.loads(file.read_text(encoding="utf-8")).get("models", {}))
 
 
 if __name__ == "__main__":

@@ -77,7 +77,7 @@ def test_a_restart_gives_a_new_process_and_a_learnt_start_time(play: Play) -> No
     async def scenario(rig: Rig) -> None:
         worker = await rig.ready(rig.worker())
         old = rig.identities(worker.tree())
-        assert worker.view.expected_s is None
+        assert rig.launcher.expected_s("tiny", 1) is not None
         await worker.restart()
         assert rig.left_of(old) == []
         await worker.wait({State.READY}, 15)

@@ -35,7 +35,7 @@ def test_light_modules_stay_light(module: str) -> None:
 
 def test_the_console_draws_without_the_rooms_behind_the_client() -> None:
     loaded = modules_after(
-        "import vllm_console.ui.app, sys\n"
+        "import vllm_console.ui.console, sys\n"
         "rooms = ('fleet.model', 'engines', 'workers', 'launchers', 'devices', 'telemetry', "
         "'history', 'traffic', 'control.daemon')\n"
         "seen = [m for m in sys.modules for r in rooms if m.startswith('vllm_console.' + r)]\n"

@@ -316,7 +316,8 @@ class Daemon:
     def _changed(self, worker: Worker, new: WorkerView) -> None:
         """Note a change of a worker: events, and whether it is scraped."""
         if new.state in SERVING and new.url is not None:
-            self._observation.watch(new.id, worker.model, new.url)
+            fresh = new.id in self._starting
+            self._observation.watch(new.id, worker.model, new.url, fresh=fresh)
         elif new.state not in SERVING:
             self._observation.unwatch(new.id)
         old = self._seen.get(new.id)

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from vllm_console.history.base import History
 from vllm_console.history.totals import Totals
 from vllm_console.http1 import Pool
 from vllm_console.snapshot import Load
 from vllm_console.telemetry.load import LATENCY_WINDOW_S, RATE_WINDOW_S, load
-from vllm_console.telemetry.sample import Miss, Sample
+from vllm_console.telemetry.names import PROCESS_START
+from vllm_console.telemetry.sample import Histogram, Miss, Sample
 from vllm_console.telemetry.scrape import Scraper
 
 BUSY_S = 1.0
@@ -26,6 +27,7 @@ _GAUGES_LAST_S = 3 * IDLE_S
 class _Watched:
     model: str
     since: float
+    fresh: bool
     sample: Sample | None = None
     reason: str | None = None
 
@@ -47,10 +49,14 @@ class Observation:
         self.looked_at = False
         """Whether somebody watches: then every worker is scraped at the busy rate."""
 
-    def watch(self, worker_id: str, model: str, url: str) -> None:
-        """Scrape a worker from now on; one that is watched already goes on as it is."""
+    def watch(self, worker_id: str, model: str, url: str, *, fresh: bool) -> None:
+        """Scrape a worker from now on; one that is watched already goes on as it is.
+
+        A `fresh` worker has just become ready for the first time: it has counted from zero, so
+        what its first sample holds happened since now. Of any other the first sample is the base.
+        """
         if worker_id not in self._watched:
-            self._watched[worker_id] = _Watched(model, self._clock())
+            self._watched[worker_id] = _Watched(model, self._clock(), fresh)
             self._scraper.add(worker_id, url)
 
     def unwatch(self, worker_id: str) -> None:
@@ -126,9 +132,22 @@ class Observation:
 
     def _sampled(self, worker_id: str, sample: Sample) -> None:
         watched = self._watched[worker_id]
+        if watched.sample is None and watched.fresh and watched.since < sample.at:
+            self._keep(worker_id, watched.model, _zeroed(sample, watched.since))
+            self._begin(f"model/{watched.model}", self._totals[watched.model], watched.since)
+            self._begin("fleet", self._fleet, watched.since)
         watched.sample, watched.reason = sample, None
+        self._keep(worker_id, watched.model, sample)
+
+    def _begin(self, subject: str, totals: Totals, at: float) -> None:
+        """Give a subject that has no sample yet one from before its first request."""
+        before = totals.sample(at)
+        if before is not None and self.history.latest(subject) is None:
+            self.history.record(subject, before)
+
+    def _keep(self, worker_id: str, model: str, sample: Sample) -> None:
         self.history.record(f"worker/{worker_id}", sample)
-        self._totals.setdefault(watched.model, Totals()).add(worker_id, sample)
+        self._totals.setdefault(model, Totals()).add(worker_id, sample)
         self._fleet.add(worker_id, sample)
 
     def _missed(self, worker_id: str, miss: Miss) -> None:
@@ -138,3 +157,18 @@ class Observation:
 
 def _works(sample: Sample) -> bool:
     return bool(sample.gauges.get("running") or sample.gauges.get("waiting"))
+
+
+def _zeroed(sample: Sample, at: float) -> Sample:
+    """The same worker before its first request."""
+    return replace(
+        sample,
+        at=at,
+        counters=dict.fromkeys(sample.counters, 0.0),
+        gauges=dict.fromkeys(sample.gauges, 0.0)
+        | {k: v for k, v in sample.gauges.items() if k == PROCESS_START},
+        histograms={
+            name: Histogram(histogram.bounds, (0.0,) * len(histogram.counts), 0.0)
+            for name, histogram in sample.histograms.items()
+        },
+    )

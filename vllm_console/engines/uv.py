@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import importlib.util
 import os
 import re
@@ -22,7 +21,12 @@ from vllm_console.errors import ConsoleError, InvalidInput
 TICK_S = 0.5
 """How often `idle` is called while uv says nothing."""
 
-_LIBC = ctypes.CDLL(None)
+_DIES_WITH_PARENT = [
+    *(sys.executable, "-I", "-S", "-c"),
+    "import ctypes, os, sys; ctypes.CDLL(None).prctl(1, 15); os.execv(sys.argv[1], sys.argv[1:])",
+]
+"""Runs a command that Linux ends (SIGTERM) when this process ends, however that happens: prctl(2),
+PR_SET_PDEATHSIG, which lasts through exec. Python's `preexec_fn` is not safe beside threads."""
 
 _GRACE_S = 5.0
 """How long a stopped uv may take to end before it is killed."""
@@ -88,7 +92,7 @@ def run_uv(
     settings from a project it is run in. Raises `UvFailed`.
     """
     process = subprocess.Popen(
-        command,
+        [*_DIES_WITH_PARENT, *command],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
@@ -96,7 +100,6 @@ def run_uv(
         env=_environment(environ),
         pass_fds=(lock,),
         start_new_session=True,
-        preexec_fn=_die_with_parent if sys.platform == "linux" else None,
     )
     lines: list[str] = []
     try:
@@ -112,11 +115,6 @@ def run_uv(
     if code != 0:
         text, network = telling_line(lines, code)
         raise UvFailed(text, lines, network)
-
-
-def _die_with_parent() -> None:
-    """Ask Linux for SIGTERM when the parent ends, however it ends (prctl(2), PR_SET_PDEATHSIG)."""
-    _LIBC.prctl(1, signal.SIGTERM)
 
 
 def _environment(environ: Mapping[str, str]) -> dict[str, str]:

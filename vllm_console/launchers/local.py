@@ -209,7 +209,8 @@ class LocalHandle:
             return None
 
     def alive(self) -> bool:
-        return adoption.main_alive(self.record, self._shim[0] if self._shim_lives() else None)
+        parent = self._shim[0] if self._shim is not None and self._shim_lives() else None
+        return adoption.main_alive(self.record, parent)
 
     def tree(self) -> list[int]:
         if self._shim is None:

@@ -11,7 +11,7 @@ from textual import events
 from textual.app import App
 
 from vllm_console.errors import ConsoleError, InvalidInput
-from vllm_console.snapshot import Model
+from vllm_console.snapshot import Model, Snapshot
 from vllm_console.ui import theme
 from vllm_console.ui.board import Board
 from vllm_console.ui.messages import Answered, Sampled
@@ -109,10 +109,11 @@ class Console(App[None]):
         """Something is new: take it, and paint unless the last paint was just now."""
         if self.board.paused:
             return
-        first = self.board.snapshot is None
-        self.board.take(self._reader.drain(), self.clock())
+        items = self._reader.drain()
+        news = self.board.snapshot is None or any(not isinstance(i, Snapshot) for i in items)
+        self.board.take(items, self.clock())
         wait = self._refresh_s if self._in_front else max(UNSEEN_S, self._refresh_s)
-        if first or self._reader.lost or self.clock() - self._painted >= wait * 0.8:
+        if news or self._reader.lost or self.clock() - self._painted >= wait * 0.8:
             self.paint()
 
     def tick(self) -> None:

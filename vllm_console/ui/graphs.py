@@ -12,12 +12,15 @@ _DOWN = (" ⠈⠘⠸⢸", "⠁⠉⠙⠹⢹", "⠃⠋⠛⠻⢻", "⠇⠏⠟⠿⢿
 _EIGHTHS = " ▁▂▃▄▅▆▇█"
 _STEPS = (1.0, 1.5, 2.0, 2.5, 3.0, 4.0, 5.0, 6.0, 8.0, 10.0)
 
+_SMALLEST = 1e-9
+"""Below this a scale would be made of rounding errors."""
+
 Samples = Sequence[float | None]
 
 
 def nice(value: float) -> float:
     """The scale for a graph whose largest value is `value`: the next of 1, 1.5, 2, … 10 × 10ⁿ."""
-    if value <= 0 or not math.isfinite(value):
+    if value < _SMALLEST or not math.isfinite(value):
         return 1.0
     power: float = 10.0 ** math.floor(math.log10(value))
     return next((s * power for s in _STEPS if value <= s * power), 10 * power)

@@ -265,10 +265,13 @@ class Shim:
     def _clean(self, ended: dict[str, Any]) -> None:
         """End what the main process left behind, then say so in exit.json."""
         began = time.monotonic()
-        self._signal_children(signal.SIGTERM)
         kill_at = began + ORPHAN_GRACE_S
         pause = 0.02
+        told: set[int] = set()
         while self._reap():
+            for pid in set(children(os.getpid())) - told:
+                _signal(pid, signal.SIGTERM)
+                told.add(pid)
             now = time.monotonic()
             if now >= kill_at or (self.kill_at is not None and now >= self.kill_at):
                 self._signal_children(signal.SIGKILL)

@@ -260,12 +260,12 @@ def test_a_killed_installation_is_never_seen_and_the_next_one_cleans_up(
     assert environments(folder) == []
     killed.send_signal(signal.SIGKILL)
     killed.wait()
+    until(lambda: not any(alive(call["pid"]) for call in uv.calls))
     assert left(folder) == [".cpu.partial"]
     assert environments(folder) == []
     uv.will("ok")
     install("cpu", engines_dir=folder, environ=uv.environ)
     assert left(folder) == ["cpu"]
-    until(lambda: not any(alive(call["pid"]) for call in uv.calls))
 
 
 def test_two_installations_at_once_make_one_environment(uv: FakeUv, folder: Path) -> None:

@@ -111,17 +111,18 @@ def test_what_a_killed_process_left_is_swept_away(home: Path, tmp_path: Path) ->
 def test_two_at_once_agree(home: Path, tmp_path: Path) -> None:
     waits = f"for i in $(seq 500); do [ $(wc -l < {home}/made) = 2 ] && break; sleep 0.02; done"
     env = engine(home, f"{MAKES}\n{waits}")
-    paths: list[Path] = []
-    both = [
-        threading.Thread(
-            target=lambda: paths.append(tiny_model("small", env, engines_dir=tmp_path))
-        )
-        for _ in range(2)
-    ]
+    paths: list[tuple[Path, int]] = []
+
+    def make() -> None:
+        path = tiny_model("small", env, engines_dir=tmp_path)
+        paths.append((path, path.stat().st_ino))
+
+    both = [threading.Thread(target=make) for _ in range(2)]
     for thread in both:
         thread.start()
     for thread in both:
         thread.join(20)
     assert made(home) == 2
-    assert paths == [tmp_path / "models/tiny-small"] * 2
+    assert [path for path, _ in paths] == [tmp_path / "models/tiny-small"] * 2
+    assert paths[0] == paths[1]  # the directory of whoever was first; none displaced it
     assert [p.name for p in (tmp_path / "models").iterdir()] == ["tiny-small"]

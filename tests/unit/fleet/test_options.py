@@ -13,15 +13,15 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from vllm_console.fleet.options import (
-
-UNHURRIED = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
-"""A busy machine is no failure."""
     Flag,
     FlagSchema,
     check_options,
     human_int,
     to_argv,
 )
+
+UNHURRIED = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
+"""A busy machine is no failure."""
 
 DUMP = Path(__file__).with_name("vllm_0_32_flags.json")
 SCHEMA = FlagSchema.from_json(json.loads(DUMP.read_text(encoding="utf-8")))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from vllm_console.snapshot import Alert
-from vllm_console.ui.rows import Row, ground, length
+from vllm_console.ui.rows import Row, clip, ground, length
 from vllm_console.ui.view import View
 
 
@@ -39,6 +39,7 @@ def draw(view: View, width: int, height: int) -> list[Row]:
         if i and length(row) + length(item) + 5 + more > width:
             row.append((f"   +{rest + 1} more", "label"))
             break
+        item = clip(item, max(8, width - length(row) - more))
         row += [("   " if i else "", ""), *item]
     return [ground(row, width, ink)]
 
