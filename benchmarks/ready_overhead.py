@@ -140,6 +140,7 @@ def main() -> None:
             ["under the daemon", median(ours), min(ours), max(ours)],
             ["vllm serve alone", median(lone), min(lone), max(lone)],
             ["difference, by round", *difference([a - b for a, b in times])],
+            ["difference of the fastest", min(ours) - min(lone), None, None],
         ],
         [f"start to ready of {name} (s)", "median", "min", "max"],
     )

@@ -40,6 +40,7 @@ def test_a_worker_becomes_ready_and_unload_leaves_nothing(play: Play) -> None:
         members = rig.identities(worker.tree())
         assert len(members) == 3
         assert worker.tree()[0] == view.pid
+        assert rig.launcher.running() == ["tiny-1"]
         assert view.url is not None
         assert (view.state, view.stage, view.failure, view.restarts) == ("ready", None, None, 0)
         assert worker.engine.version == "0.32.0"
@@ -47,6 +48,7 @@ def test_a_worker_becomes_ready_and_unload_leaves_nothing(play: Play) -> None:
         await worker.unload()
         assert rig.left_of(members) == []
         assert worker.tree() == []
+        assert rig.launcher.running() == []
         assert worker.view.pid is None
         states = [state for state, _ in rig.seen]
         assert states[0] == "queued"

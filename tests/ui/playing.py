@@ -8,7 +8,7 @@ from pathlib import Path
 
 from textual.pilot import Pilot
 
-from tests.ui.scripted import LabFleet, ScriptedClient, StandingClock
+from tests.ui.scripted import Connection, LabFleet, ScriptedClient, StandingClock
 from vllm_console.snapshot import Snapshot
 from vllm_console.ui.console import Console
 from vllm_console.ui.panels import load_panels
@@ -38,7 +38,7 @@ class Stage:
         order = iter([*clients, self.client])
         reader = Reader(lambda: next(order), wait)
         self.app = Console(
-            lambda: self.client,
+            lambda: Connection(self.client),
             reader=reader,
             panels=load_panels(panels),
             theme_name=theme,

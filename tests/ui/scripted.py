@@ -7,6 +7,7 @@ import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
+from functools import cache
 from queue import SimpleQueue
 from threading import Event as Flag
 from typing import Any
@@ -67,7 +68,7 @@ def quantiles(median: float, count: int, spread: float = 1.0) -> Quantiles:
     return Quantiles(median, median * 2.1 * spread, median * 3.4 * spread, count)
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class LabFleet:
     """The fake fleet "lab-a": four models on eight GPUs, the same at every run.
 
@@ -307,6 +308,11 @@ def played(fleet: LabFleet, seconds: int = 300, until: int = 140) -> tuple[Snaps
     return fleet.at(until), trends
 
 
+@cache
+def _remembered(fleet: LabFleet, seconds: int) -> Trends:
+    return played(fleet, seconds)[1]
+
+
 LOG = "\n".join(
     f"INFO 11-20 12:04:{i % 60:02d} [loggers.py:127] Engine 000: Avg generation throughput: "
     f"{1100 + i}.0 tokens/s, Running: {150 + i} reqs, GPU KV cache usage: {40 + i % 20}.1%"
@@ -357,7 +363,7 @@ class ScriptedClient:
         self, subjects: Sequence[str], metrics: Sequence[str], seconds: float, step: float
     ) -> dict[str, dict[str, list[float | None]]]:
         """What the scripted fleet did until its moment 140."""
-        _, trends = played(self.fleet, min(int(seconds), self.history))
+        trends = _remembered(self.fleet, min(int(seconds), self.history))
         return {s: {m: trends.tail(s, m, int(seconds)) for m in metrics} for s in subjects}
 
     def events(self, after: int = 0) -> list[Event]:
@@ -386,6 +392,16 @@ class ScriptedClient:
         """End the stream."""
         self.closed = True
         self.push(None)
+
+
+class Connection(ScriptedClient):
+    """One more connection to the daemon behind a `ScriptedClient`; closing it ends no stream."""
+
+    def __init__(self, daemon: ScriptedClient) -> None:
+        self.__dict__ = daemon.__dict__
+
+    def close(self) -> None:
+        """It has no stream."""
 
 
 class GoneClient(ScriptedClient):

@@ -1,4 +1,4 @@
-"""The reader: snapshots in order, the past once a connection, and a daemon that goes and returns."""
+"""The reader: snapshots in order, the past once a connection, and a daemon that goes and comes."""
 
 from __future__ import annotations
 

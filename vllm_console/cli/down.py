@@ -41,7 +41,7 @@ def take_down(place: Place, timeout: float) -> None:
     from vllm_console.launchers.local import LocalLauncher
 
     if not is_running(place):
-        if not (place.workers.is_dir() and LocalLauncher(place.workers).adopt()):
+        if not LocalLauncher(place.workers).running():
             raise NoDaemon(f"{place.name}: nothing runs (no daemon, no worker)")
         start_detached(place, autostart=False)
     client = Client(place.socket)

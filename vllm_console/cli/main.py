@@ -8,6 +8,7 @@ import sys
 from collections.abc import Sequence
 from enum import IntEnum
 from importlib import import_module
+from typing import NoReturn
 
 from vllm_console import __version__
 from vllm_console.errors import ConsoleError
@@ -51,11 +52,18 @@ VERBS = {
 """Every verb and its one line; a verb's module is imported only when it is used."""
 
 
+class _Parser(argparse.ArgumentParser):
+    """argparse whose errors are one line, as every error of this program is."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(ExitCode.USAGE, f"vllm-console: {message}; see `{self.prog} --help`\n")
+
+
 def build_parser(verb: str | None = None) -> argparse.ArgumentParser:
     """The command line; only `verb` is filled in (every verb when it is `None`)."""
     common = argparse.ArgumentParser(add_help=False)
     _common(common, default=argparse.SUPPRESS, sets="sets_after_verb")
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="vllm-console",
         description="Run, watch and tune a fleet of vLLM models from one terminal. "
         "Without a verb: open the console, starting the daemon if none runs.",
@@ -93,11 +101,15 @@ def _common(parser: argparse.ArgumentParser, default: object, sets: str = "set")
     )
 
 
+_TAKE_A_VALUE = ("--fleet", "--state-dir", "--set", "--theme", "--refresh")
+"""Options that may stand before the verb, or without one, and are followed by their value."""
+
+
 def _verb_of(argv: Sequence[str]) -> str | None:
     """The verb on the command line, so that only its module is imported."""
     words = iter(argv)
     for word in words:
-        if word in ("--fleet", "--state-dir", "--set"):
+        if word in _TAKE_A_VALUE:
             next(words, None)
         elif not word.startswith("-"):
             return word
@@ -109,7 +121,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if argv is None else argv)
     verb = _verb_of(words)
     if verb is None and not {"-h", "--help", "--version"} & set(words):
-        words.append("console")
+        words.insert(0, "console")
         verb = "console"
     parser = build_parser(verb if verb in VERBS else "")
     if verb is not None and verb not in VERBS:

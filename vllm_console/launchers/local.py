@@ -26,7 +26,7 @@ from vllm_console.errors import InvalidInput
 from vllm_console.launchers.processes import end_of, kill_all, members, send
 from vllm_console.snapshot import Engine, Failure, from_json, to_json
 from vllm_console.workers import adoption, shim
-from vllm_console.workers.adoption import Fate, Record
+from vllm_console.workers.adoption import RUNNING, Fate, Record
 from vllm_console.workers.launch import Exit, LaunchFailed, LaunchSpec, Served, iso
 from vllm_console.workers.states import Cause
 
@@ -91,6 +91,16 @@ class LocalLauncher:
         found = [await self._adopt(directory) for directory in directories]
         return [handle for handle in found if handle is not None]
 
+    def running(self) -> list[str]:
+        """Ids of the workers of which a process still runs; for those who do not mean to adopt."""
+        if not self.root.is_dir():
+            return []
+        return sorted(
+            path.name
+            for path in self.root.iterdir()
+            if path.is_dir() and adoption.inspect(path).fate in RUNNING
+        )
+
     def inspect(self, worker_id: str) -> adoption.Inspection:
         """What became of a worker."""
         return adoption.inspect(self.directory(worker_id))
@@ -98,7 +108,7 @@ class LocalLauncher:
     def forget(self, worker_id: str) -> None:
         """Remove the files of a worker that does not run; of one that does, nothing."""
         directory = self.directory(worker_id)
-        if adoption.inspect(directory).fate in (Fate.NEW, Fate.EXITED, Fate.VANISHED):
+        if adoption.inspect(directory).fate not in RUNNING:
             shutil.rmtree(directory, ignore_errors=True)
 
     def expected_s(self, model: str, revision: int) -> float | None:
@@ -116,7 +126,7 @@ class LocalLauncher:
         """Start the shim and hear its answer; the reason when there is no worker."""
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         seen = adoption.inspect(directory)
-        if seen.fate not in (Fate.NEW, Fate.EXITED, Fate.VANISHED):
+        if seen.fate in RUNNING:
             pid = seen.record.pid if seen.record else "?"
             line = f"worker {spec.worker_id} still runs (pid {pid}, {seen.fate})"
             return Cause.UNKNOWN, line, "unload it first"

@@ -36,6 +36,10 @@ class Fate(StrEnum):
     """Ended without a record: the shim was killed too, or the machine was rebooted."""
 
 
+RUNNING = frozenset({Fate.ADOPTED, Fate.CLEANING, Fate.SHIM_LOST})
+"""A process of the worker still runs."""
+
+
 @dataclass(frozen=True, slots=True)
 class Record:
     """state.json: the main process as the shim started it."""

@@ -102,6 +102,27 @@ def test_the_console_needs_a_terminal(fleet: Path, capsys: pytest.CaptureFixture
     assert "needs a terminal" in capsys.readouterr().err
 
 
+def test_the_consoles_options_need_no_verb(
+    fleet: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["--readonly", "--theme", "nord", "--refresh", "2"]) == 2
+    assert "needs a terminal" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "words", [["load"], ["status", "--jsn"], ["completion", "tcsh"], ["up", "--fleet"], ["--nope"]]
+)
+def test_wrong_usage_is_one_line_and_exit_2(
+    words: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(words)
+    assert ended.value.code == 2
+    err = capsys.readouterr().err
+    assert err.count("\n") == 1
+    assert "--help" in err
+
+
 def test_fleet_may_stand_before_or_after_the_verb(
     fleet: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -247,6 +247,7 @@ class World:
         life = self.life
         assert (life.tree is Tree.NONE) == (not self.tree and not self.launching)
         assert (life.state in RUNNING) == (life.tree is not Tree.NONE), "an unowned tree"
+        assert not life.asked or life.state in (State.DRAINING, State.STOPPING)
         assert (self.gate == "queued") == (life.state is State.QUEUED)
         if life.state in ENDED:
             assert self.gate == "free"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 
 import pytest
@@ -119,7 +120,7 @@ def test_the_pieces_a_log_comes_in_do_not_matter(cuts: list[int]) -> None:
     whole, _ = started(EAGER)
     pieces = Startup()
     edges = [0, *sorted(cuts), len(EAGER)]
-    for first, last in zip(edges, edges[1:], strict=False):
+    for first, last in itertools.pairwise(edges):
         pieces.feed(EAGER[first:last])
     assert (pieces.engine, pieces.stage) == (whole.engine, whole.stage)
 

@@ -54,8 +54,8 @@ class WorkerDetail(Painted):
     def __init__(self, key: str) -> None:
         super().__init__()
         self._key = key
-        self._shown: str | None = None
-        """The worker whose log is shown."""
+        self._shown: str | None = ""
+        """The worker whose log is shown; `None` when there is none, empty before the first look."""
         self._reading = False
 
     def compose(self) -> ComposeResult:
@@ -102,7 +102,7 @@ class WorkerDetail(Painted):
 
     def read_on(self) -> None:
         """Read what was written since, in a thread, unless one still reads."""
-        if self._shown is None or self._reading:
+        if not self._shown or self._reading:
             return
         self._reading = True
         offset = self.query_one(LogView).buffer.offset
