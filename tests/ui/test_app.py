@@ -17,6 +17,7 @@ from vllm_console.ui.console import checked_theme
 from vllm_console.ui.key_line import live_keys
 from vllm_console.ui.panel import Panel
 from vllm_console.ui.screens.confirm import Confirm, consequence
+from vllm_console.ui.screens.dashboard import Dashboard
 from vllm_console.ui.screens.help import Help
 from vllm_console.ui.screens.worker import WorkerDetail
 
@@ -30,6 +31,10 @@ async def go(stage: Stage, pilot: Pilot[None], *keys: str) -> str:
         await pilot.press(key)
     await pilot.pause()
     return stage.text()
+
+
+def on_top(stage: Stage) -> type:
+    return type(stage.app.screen)
 
 
 def selected(stage: Stage) -> str | None:
@@ -181,13 +186,13 @@ async def test_what_destroys_asks_first(key: str, verb: str) -> None:
     stage = Stage()
     async with stage.app.run_test(size=ROW) as pilot:
         text = await go(stage, pilot, key)
-        assert isinstance(stage.app.screen, Confirm)
+        assert on_top(stage) is Confirm
         assert f"{verb} llama-70b?" in text
         assert "229 in flight; its worker drains" in text
         for no in ("n", "N", "escape", "enter"):
             await pilot.press(no)
             await pilot.pause()
-            assert not isinstance(stage.app.screen, Confirm)
+            assert on_top(stage) is Dashboard
             await pilot.press(key)
         assert stage.client.commands == []
         await pilot.press("y")
@@ -235,13 +240,13 @@ async def test_help_is_made_of_the_live_keys() -> None:
     stage = Stage(readonly=True)
     async with stage.app.run_test(size=ROW) as pilot:
         text = await go(stage, pilot, "question_mark")
-        assert isinstance(stage.app.screen, Help)
+        assert on_top(stage) is Help
         dashboard = stage.app.screen_stack[0]
         for key, meaning in live_keys(dashboard, hidden=True):
             assert f"{key}  {meaning}" in text
         assert "drain and stop" not in text
         await pilot.press("escape")
-        assert not isinstance(stage.app.screen, Help)
+        assert on_top(stage) is Dashboard
 
 
 async def test_a_paused_picture_stands_still_and_misses_nothing() -> None:
@@ -411,7 +416,7 @@ async def test_an_empty_fleet_has_no_model_to_act_on() -> None:
         assert "no models yet" in text
         assert "no model is selected" in text
         await go(stage, pilot, "enter")
-        assert not isinstance(stage.app.screen, WorkerDetail)
+        assert on_top(stage) is Dashboard
 
 
 async def test_a_mistake_in_a_panel_file_leaves_the_others_running(tmp_path: Path) -> None:

@@ -86,7 +86,12 @@ def test_a_stream_that_ends_or_breaks_is_tried_again_from_the_shortest_wait() ->
     client = ScriptedClient(history=5)
     one, two, three = (client.fleet.at(t) for t in (1, 2, 3))
     client.push(one, None, two, NoDaemon("it went away"), three)
-    reader = Reader(lambda: client, lambda s: waits.append(s) is not None)
+
+    def wait(seconds: float) -> bool:
+        waits.append(seconds)
+        return False
+
+    reader = Reader(lambda: client, wait)
     news = News(reader)
     reader.start()
     items = [item for item in news.until(6) if isinstance(item, Snapshot)]
@@ -98,8 +103,10 @@ def test_a_stream_that_ends_or_breaks_is_tried_again_from_the_shortest_wait() ->
 def test_closing_before_anything_came_ends_the_thread() -> None:
     client = ScriptedClient()
     reader = Reader(lambda: client)
-    assert not reader.started
+    started = [reader.started]
     reader.start()
-    assert reader.started
+    started.append(reader.started)
     reader.close()
     reader.close()
+    assert started == [False, True]
+    assert client.closed

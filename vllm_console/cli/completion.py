@@ -11,7 +11,7 @@ SHELLS = ("bash", "zsh", "fish")
 def configure(parser: argparse.ArgumentParser) -> None:
     """Options of `completion`."""
     parser.description = (
-        "Print a completion script. bash: eval \"$(vllm-console completion bash)\" in ~/.bashrc; "
+        'Print a completion script. bash: eval "$(vllm-console completion bash)" in ~/.bashrc; '
         "zsh: the same with zsh in ~/.zshrc; fish: vllm-console completion fish | source."
     )
     parser.add_argument("shell", choices=SHELLS, metavar="SHELL", help="bash, zsh or fish")
@@ -81,9 +81,7 @@ def _fish(words: dict[str, list[str]], verbs: dict[str, str]) -> str:
     lines = ["complete -c vllm-console -f"]
     for verb, summary in verbs.items():
         text = summary.replace("'", "\\'")
-        lines.append(
-            f"complete -c vllm-console -n __fish_use_subcommand -a {verb} -d '{text}'"
-        )
+        lines.append(f"complete -c vllm-console -n __fish_use_subcommand -a {verb} -d '{text}'")
     for verb, options in words.items():
         for option in options:
             when = f"'__fish_seen_subcommand_from {verb}'" if verb else "__fish_use_subcommand"

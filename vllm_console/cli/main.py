@@ -61,7 +61,7 @@ class _Parser(argparse.ArgumentParser):
 
 def build_parser(verb: str | None = None) -> argparse.ArgumentParser:
     """The command line; only `verb` is filled in (every verb when it is `None`)."""
-    common = argparse.ArgumentParser(add_help=False)
+    common = _Parser(add_help=False)
     _common(common, default=argparse.SUPPRESS, sets="sets_after_verb")
     parser = _Parser(
         prog="vllm-console",

@@ -117,7 +117,9 @@ def table(status: dict[str, Any]) -> str:
     else:
         lines.append(f"GPUs: {status['gpus_reason'] or 'none'}")
     for alert in status["alerts"]:
-        lines.append(f"{'✖' if alert['level'] == 'crit' else '▲'} {alert['subject']}: {alert['text']}")
+        lines.append(
+            f"{'✖' if alert['level'] == 'crit' else '▲'} {alert['subject']}: {alert['text']}"
+        )
     for model in status["models"]:
         for worker in model["workers"]:
             if worker["failure"] and worker["state"] in ("failed", "crash-loop", "backoff"):

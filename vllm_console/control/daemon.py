@@ -273,7 +273,7 @@ class Daemon:
     def _load(self, model: ServedModel, count: int | None) -> list[Worker]:
         if model.config.engine == "attach":
             raise InvalidInput(
-                f"models.{model.name}: engine = \"attach\" is only checked by this version, "
+                f'models.{model.name}: engine = "attach" is only checked by this version, '
                 "not yet watched"
             )
         started = model.load(count)
@@ -412,9 +412,7 @@ class Daemon:
         read = await asyncio.to_thread(self._poll, trees)
         self._devices, self._host, self._usage = read
 
-    def _poll(
-        self, trees: Mapping[str, list[int]]
-    ) -> tuple[NvmlReading, Host, dict[str, Usage]]:
+    def _poll(self, trees: Mapping[str, list[int]]) -> tuple[NvmlReading, Host, dict[str, Usage]]:
         """Ask NVML and /proc; runs in a thread, since a driver may take its time."""
         devices = self._nvml.poll()
         usage = {}
@@ -459,4 +457,3 @@ def _told(new: WorkerView) -> tuple[str, str]:
             return "warn", f"stalled{reason}"
         case _:
             return "info", f"{new.state}{reason}"
-

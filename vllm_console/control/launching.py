@@ -17,8 +17,8 @@ from vllm_console.fleet.model import ModelConfig
 from vllm_console.fleet.options import FlagSchema, check_options
 from vllm_console.fleet.secrets import resolve_env
 from vllm_console.snapshot import Gpu
-from vllm_console.workers.sockets import free_port
 from vllm_console.workers.launch import LaunchSpec
+from vllm_console.workers.sockets import free_port
 
 _KILL_AFTER_DRAIN_S = 10.0
 """Seconds after the drain timeout at which a worker that still lives is killed."""
@@ -126,7 +126,7 @@ def _parallelism(model: ModelConfig) -> int:
 def _refuse_bad_options(model: ModelConfig, schema: FlagSchema) -> None:
     problems = check_options(model.options, schema)
     if problems:
-        raise InvalidInput(f"models.{model.name}.options: {problems[0].text}")
+        raise InvalidInput(f"models.{model.name}.{problems[0].key}: {problems[0].text}")
 
 
 def _source(model: ModelConfig, engine: EngineEnvironment, base: Path) -> str:
@@ -163,5 +163,3 @@ def _environment(
 
 def _count(number: int, noun: str) -> str:
     return f"{number} {noun}{'' if number == 1 else 's'}"
-
-

@@ -46,9 +46,7 @@ class Controlled(Protocol):
     def follow_events(self, seq: int) -> AsyncIterator[Event]:
         """Events above `seq`, then each new one."""
 
-    def series(
-        self, subject: str, metric: str, seconds: float, step: float
-    ) -> list[float | None]:
+    def series(self, subject: str, metric: str, seconds: float, step: float) -> list[float | None]:
         """One graph series."""
 
     def log(self, worker: str, offset: int | None, lines: int) -> tuple[int, str]:

@@ -96,7 +96,7 @@ def locate(
 
 
 def panels_dir(place: Place) -> Path | None:
-    """The user's own panel folder, `[ui] panels` of the fleet file; `None` for the built-in ones."""
+    """The user's panel folder, `[ui] panels` of the fleet file; `None` for the built-in ones."""
     ui = tomllib.loads(place.fleet_file.read_text(encoding="utf-8")).get("ui", {})
     folder = ui.get("panels") if isinstance(ui, dict) else None
     return place.fleet_file.parent / Path(folder).expanduser() if isinstance(folder, str) else None

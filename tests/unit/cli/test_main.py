@@ -36,7 +36,7 @@ def test_every_verbs_line_is_its_modules_own() -> None:
     from importlib import import_module
 
     for verb, summary in VERBS.items():
-        assert import_module(f"vllm_console.cli.{verb}").SUMMARY == summary
+        assert summary == import_module(f"vllm_console.cli.{verb}").SUMMARY
 
 
 def test_a_misspelt_verb_gets_the_nearest(capsys: pytest.CaptureFixture[str]) -> None:
@@ -102,9 +102,7 @@ def test_the_console_needs_a_terminal(fleet: Path, capsys: pytest.CaptureFixture
     assert "needs a terminal" in capsys.readouterr().err
 
 
-def test_the_consoles_options_need_no_verb(
-    fleet: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_consoles_options_need_no_verb(fleet: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--readonly", "--theme", "nord", "--refresh", "2"]) == 2
     assert "needs a terminal" in capsys.readouterr().err
 
