@@ -84,7 +84,12 @@ def test_the_schema_takes_full_and_empty_snapshots() -> None:
 
 
 def test_the_schema_refuses_what_is_not_of_the_contract() -> None:
-    spoils: list[dict[str, Any]] = [{"daemon": None}, {"models": [{}]}, {"extra": 1}, {"schema": "other/1"}]
+    spoils: list[dict[str, Any]] = [
+        {"daemon": None},
+        {"models": [{}]},
+        {"extra": 1},
+        {"schema": "other/1"},
+    ]
     for spoil in spoils:
         errors = list(jsonschema.Draft202012Validator(SCHEMA).iter_errors(to_json(FULL) | spoil))
         assert errors, spoil

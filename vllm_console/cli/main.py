@@ -1,4 +1,4 @@
-"""`vllm-console`: finds the verb, runs it, turns a user's mistake into one line and an exit code."""
+"""`vllm-console`: finds the verb and runs it; a mistake is one line and an exit code."""
 
 from __future__ import annotations
 

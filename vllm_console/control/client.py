@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import socket
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from http.client import HTTPConnection, HTTPException, HTTPResponse
 from pathlib import Path
@@ -113,10 +114,8 @@ class Client:
         """End every open stream."""
         for stream in list(self._streams):
             if stream.sock is not None:
-                try:
+                with suppress(OSError):  # it has ended by itself
                     stream.sock.shutdown(socket.SHUT_RDWR)
-                except OSError:
-                    pass
 
     def _get_json(self, target: str) -> dict[str, Any]:
         return dict(json.loads(self._request("GET", target)))

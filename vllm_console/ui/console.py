@@ -6,9 +6,11 @@ import time
 from collections.abc import Callable, Sequence
 from datetime import tzinfo
 from functools import partial
+from typing import ClassVar
 
 from textual import events
 from textual.app import App
+from textual.binding import Binding
 
 from vllm_console.errors import ConsoleError, InvalidInput
 from vllm_console.snapshot import Model, Snapshot
@@ -41,6 +43,8 @@ class Console(App[None]):
     ENABLE_COMMAND_PALETTE = False
     CSS_PATH = "screens/dashboard.tcss"
     """The first screen's styles stand here: Textual loads no style sheet of a default screen."""
+
+    BINDINGS: ClassVar = [Binding("ctrl+c", "quit", "quit", show=False, priority=True)]
 
     def __init__(
         self,
@@ -94,12 +98,16 @@ class Console(App[None]):
 
     def on_mount(self) -> None:
         """Begin to listen."""
-        self._reader.notify = partial(self.post_message, Sampled())  # type: ignore[assignment]
+        self._reader.notify = self._notified
         if not self._reader.started:
             self._reader.start()
         self.post_message(Sampled())
         if self.ticking:
             self.set_interval(1.0, self.tick)
+
+    def _notified(self) -> None:
+        """Called in the reader's thread."""
+        self.post_message(Sampled())
 
     def on_unmount(self) -> None:
         """Leave no thread behind."""

@@ -1,4 +1,4 @@
-"""The command line as a user types it: one line for a mistake, the right exit code, no traceback."""
+"""The command line as a user types it: one line for a mistake, and the right exit code."""
 
 from __future__ import annotations
 

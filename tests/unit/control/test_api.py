@@ -6,6 +6,7 @@ import asyncio
 import json
 import threading
 from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -98,10 +99,9 @@ def test_snapshots_stream_until_the_client_closes(client: Client, fleet: FakeFle
     assert [next(stream) for _ in range(3)] == [PICTURE] * 3
     client.close()
     rest = 0
-    with pytest.raises(NoDaemon):
+    with suppress(NoDaemon):  # it may end as cut or as finished
         for _ in stream:
             rest += 1
-        raise NoDaemon("the stream ended")  # either end is one: cut, or finished
     assert rest < 100
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from vllm_console import http1
 from vllm_console.control.observe import Observation
@@ -33,7 +33,7 @@ class FakeEngines(http1.Pool):
         *,
         headers: Sequence[tuple[str, str]] = (),
         body: bytes = b"",
-        timeout: float,
+        timeout: float,  # noqa: ASYNC109 - the pool's own signature
     ) -> http1.Response:
         tokens = self.tokens[url.split("/")[2]]
         if tokens is None:
@@ -41,10 +41,9 @@ class FakeEngines(http1.Pool):
         return http1.Response(200, [], TEXT.format(tokens=tokens, running=1.0).encode())
 
 
-async def _until(holds: object) -> None:
-    assert callable(holds)
+async def _until(holds: Callable[[], bool]) -> None:
     async with asyncio.timeout(10):
-        while not holds():
+        while not holds():  # noqa: ASYNC110 - history tells nobody
             await asyncio.sleep(0.01)
 
 
