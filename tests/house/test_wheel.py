@@ -59,7 +59,11 @@ def test_the_example_fleet_and_the_panels_are_inside(installed: Path, tmp_path: 
         ".iterdir())]))"
     )
     out = subprocess.run(
-        [str(installed / "python"), "-c", code], check=True, capture_output=True, text=True
+        [str(installed / "python"), "-c", code],
+        cwd=tmp_path,
+        check=True,
+        capture_output=True,
+        text=True,
     )
     fleet, panels = json.loads(out.stdout)
     assert panels == ["batching.toml", "engines.toml", "performance.toml", "scaling.toml"]

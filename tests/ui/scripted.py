@@ -262,9 +262,9 @@ class LabFleet:
     def _gpu(self, i: int, t: int, rng: random.Random) -> Gpu:
         busy = self.models and (i in (0, 1, 2, 3, 5) or self.models > 4)
         use = min(1.0, wave(t, 23, 0.74, 0.98, i) + (rng.random() - 0.5) * 0.06) if busy else 0.0
-        if self.models <= 4 and i in (3, 5):
+        if 0 < self.models <= 4 and i in (3, 5):
             use = 0.04
-        hot = i == 2 and self.alerts
+        hot = i == 2 and self.alerts and busy
         return Gpu(
             node=f"lab-a-{i // 8 + 1}",
             index=i if self.gpus <= 8 else i % 8,
