@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
+import pty
+import select
 import signal
+import struct
 import subprocess
 import sys
+import termios
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -196,6 +201,36 @@ def test_a_killed_daemon_costs_no_worker_and_no_request(
     after = fleet.worker()
     assert (after["pid"], after["started_at"]) == (before["pid"], before["started_at"])
     assert "adopted" in fleet.run("events").stdout
+
+
+def test_the_console_shows_live_numbers_in_a_terminal_and_q_stops_nothing(
+    ready: dict[str, Any], fleet: Fleet
+) -> None:
+    """A pseudo-terminal, a key press, and the worker serves on."""
+    pid, terminal = pty.fork()
+    if pid == 0:
+        os.environ["TERM"] = "xterm-256color"
+        os.execv(sys.executable, [sys.executable, "-m", "vllm_console", *fleet.words])
+    fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", 48, 160, 0, 0))
+    drawn = bytearray()
+    asked = closed = False
+    deadline = time.monotonic() + 60
+    while not closed and time.monotonic() < deadline:
+        if select.select([terminal], [], [], 0.2)[0]:
+            try:
+                drawn += os.read(terminal, 1 << 16)
+            except OSError:  # the other end has closed
+                closed = True
+        if not asked and b"tok/s" in drawn and b"tiny" in drawn:
+            os.write(terminal, b"q")
+            asked = True
+    if not closed:
+        os.kill(pid, signal.SIGKILL)
+    _, status = os.waitpid(pid, 0)
+    os.close(terminal)
+    assert asked, drawn[-2000:]
+    assert os.waitstatus_to_exitcode(status) == 0
+    assert fleet.worker()["pid"] == ready["pid"]
 
 
 def test_a_second_daemon_is_refused(ready: dict[str, Any], fleet: Fleet) -> None:
