@@ -47,6 +47,7 @@ HF_HUB_OFFLINE = "1"
 VLLM_NO_USAGE_STATS = "1"
 [models.tiny]
 source = "tiny:small"
+stall_after = "3s"
 aliases = ["little"]
 [models.spare]
 source = "tiny:small"
@@ -231,6 +232,32 @@ def test_the_console_shows_live_numbers_in_a_terminal_and_q_stops_nothing(
     assert asked, drawn[-2000:]
     assert os.waitstatus_to_exitcode(status) == 0
     assert fleet.worker()["pid"] == ready["pid"]
+
+
+def test_an_engine_that_hangs_is_stalled_until_it_gets_on(
+    ready: dict[str, Any], fleet: Fleet
+) -> None:
+    """SIGSTOP to EngineCore: /health still says 200, the stream stands still, then goes on."""
+    children = psutil.Process(ready["pid"]).children(recursive=True)
+    (engine,) = [p for p in children if "EngineCore" in (p.cmdline() or [p.name()])[0]]
+    with openai.OpenAI(base_url=f"{ready['url']}/v1", api_key="none", timeout=120) as client:
+        stream = client.chat.completions.create(
+            model="tiny",
+            messages=[{"role": "user", "content": "hello"}],
+            max_tokens=1500,
+            stream=True,
+            extra_body={"ignore_eos": True},
+        )
+        next(iter(stream))
+        engine.suspend()
+        try:
+            model = fleet.wait("stalled", lambda m: m["state"] == "stalled")
+            assert "no iteration" in model["workers"][0]["reason"]
+            assert fleet.run("status", "--check").returncode == 1
+        finally:
+            engine.resume()
+        assert sum(1 for _ in stream) > 100
+    fleet.wait("ready again", lambda m: m["state"] == "ready")
 
 
 def test_a_second_daemon_is_refused(ready: dict[str, Any], fleet: Fleet) -> None:

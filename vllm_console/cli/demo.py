@@ -88,7 +88,8 @@ def run(args: argparse.Namespace) -> int:
         names = [model.name for model in fleet.models.values() if model.autostart]
         if not names:
             raise InvalidInput(f"{place.fleet_file}: no model has autostart, nothing to show")
-        sets = [*args.set, *_engines(fleet)]
+        engines = _engines(fleet)
+        sets = [*args.set, *engines, *sharing(fleet, _gpu_count(engines))]
         client = _start(place, sets, cleanup, keep=args.keep)
         _wait_ready(client, fleet, names, strict=args.headless)
         traffic = TrafficProcess(rate=args.rate, trace=args.trace)
@@ -199,6 +200,45 @@ def _engines(fleet: Fleet) -> list[str]:
         if model.engine != "cpu":
             sets.append(f"models.{model.name}.engine=cpu")
     return sets
+
+
+def sharing(fleet: Fleet, gpus: int) -> list[str]:
+    """Overrides that let tiny models share `gpus` cards where there are fewer cards than models.
+
+    Each gets a slice of a card's memory; models of a real size are left as the file has them.
+    """
+    from vllm_console.engines.tiny import tiny_source
+
+    tiny = [
+        model
+        for model in fleet.models.values()
+        if not model.attached and model.devices is None and tiny_source(model.source) is not None
+    ]
+    if not gpus or len(tiny) <= gpus:
+        return []
+    slice_of_card = 0.9 / -(-len(tiny) // gpus)
+    return [
+        override
+        for number, model in enumerate(tiny)
+        for override in (
+            f"models.{model.name}.devices=[{number % gpus}]",
+            f"models.{model.name}.options.gpu_memory_utilization={slice_of_card:.2f}",
+        )
+    ]
+
+
+def _gpu_count(engines: Sequence[str]) -> int:
+    """GPUs that the fleet's engine can use: none where models run on the CPU build."""
+    from vllm_console.devices.nvml import Nvml
+    from vllm_console.engines.environment import resolve
+
+    if engines or resolve("vllm").device == "cpu":
+        return 0
+    nvml = Nvml()
+    try:
+        return len(nvml.poll().gpus)
+    finally:
+        nvml.close()
 
 
 def _install_cpu() -> None:

@@ -15,12 +15,13 @@ from pathlib import Path
 from typing import Any
 
 from vllm_console import __version__
+from vllm_console.control.attached import AttachedWorker
 from vllm_console.control.events import EventLog, now_iso
 from vllm_console.control.launching import prepare, weights_bytes
 from vllm_console.control.observe import Observation
 from vllm_console.control.picture import Usage, alerts, model_picture
 from vllm_console.control.revisions import Revisions, WantedModels
-from vllm_console.control.served import ServedModel, find_worker
+from vllm_console.control.served import Actor, ServedModel, find_worker
 from vllm_console.devices.host import HostReader
 from vllm_console.devices.nvml import Nvml, NvmlReading
 from vllm_console.errors import ConsoleError, InvalidInput, NotFound
@@ -219,6 +220,10 @@ class Daemon:
                 return {"ok": True, "model": model.name, "workers": [w.view.id for w in workers]}
             case "restart":
                 model = self._model(args)
+                if model.config.attached:
+                    raise InvalidInput(
+                        f"{model.name} is attached ({model.config.url}): restart it where it runs"
+                    )
                 if not model.workers:
                     self._load(model, None)
                 else:
@@ -236,7 +241,24 @@ class Daemon:
         revision = self._revisions.number(config.name, fingerprint(config))
         return ServedModel(config, revision, self._make_worker)
 
-    def _make_worker(self, model: ServedModel, worker_id: str) -> Worker:
+    def _make_worker(self, model: ServedModel, worker_id: str) -> Actor:
+        if model.config.attached:
+            return self._attached(model, worker_id)
+        return self._launched(model, worker_id)
+
+    def _attached(self, model: ServedModel, worker_id: str) -> AttachedWorker:
+        url = model.config.url or ""  # the fleet file was refused without one
+        model.engine_environment = "attached: started by somebody else"
+        return AttachedWorker(
+            worker_id,
+            model.name,
+            url,
+            http=self._pool,
+            on_change=self._changed,
+            clock=self._clock,
+        )
+
+    def _launched(self, model: ServedModel, worker_id: str) -> Worker:
         async def prepare_launch() -> tuple[LaunchSpec, dict[str, str]]:
             prepared = await prepare(
                 worker_id,
@@ -270,17 +292,12 @@ class Daemon:
             clock=self._clock,
         )
 
-    def _load(self, model: ServedModel, count: int | None) -> list[Worker]:
-        if model.config.engine == "attach":
-            raise InvalidInput(
-                f'models.{model.name}: engine = "attach" is only checked by this version, '
-                "not yet watched"
-            )
+    def _load(self, model: ServedModel, count: int | None) -> list[Actor]:
         started = model.load(count)
         self._note_wanted()
         return started
 
-    async def _unload(self, model: ServedModel, worker: Worker) -> None:
+    async def _unload(self, model: ServedModel, worker: Actor) -> None:
         await worker.unload()
         for gone in model.drop_stopped():
             self._observation.forget_worker(gone.view.id)
@@ -293,7 +310,7 @@ class Daemon:
             if model is None:
                 model = self.models[found.spec.model] = self._stray(found)
             worker_id = found.spec.worker_id
-            worker = self._make_worker(model, worker_id)
+            worker = self._launched(model, worker_id)
             model.workers[worker_id] = worker
             model.command = found.spec.argv
             self._specs[worker_id] = found.spec
@@ -313,7 +330,7 @@ class Daemon:
         )
         return ServedModel(config, found.spec.revision, self._make_worker)
 
-    def _changed(self, worker: Worker, new: WorkerView) -> None:
+    def _changed(self, worker: Actor, new: WorkerView) -> None:
         """Note a change of a worker: events, and whether it is scraped."""
         if new.state in SERVING and new.url is not None:
             fresh = new.id in self._starting
@@ -354,7 +371,7 @@ class Daemon:
     def _ports(self, but: str) -> set[int]:
         return {spec.port for _, spec in self._others(but)} | {self.fleet.gateway.port}
 
-    def _others(self, but: str) -> list[tuple[Worker, LaunchSpec]]:
+    def _others(self, but: str) -> list[tuple[Actor, LaunchSpec]]:
         """The other workers with the specs that were made for them."""
         return [
             (worker, self._specs[worker_id])
@@ -395,12 +412,25 @@ class Daemon:
         while True:
             self._observation.looked_at = self._clock() - self._looked < _LOOKS_FOR_S
             self._observation.tick()
+            self._judge_progress()
             if self._watchers:
                 self._line = self.snapshot_json()
                 ticked, self._ticked = self._ticked, asyncio.Event()
                 ticked.set()
             due = max(due + TICK_S, self._clock())
             await asyncio.sleep(due - self._clock())
+
+    def _judge_progress(self) -> None:
+        """Call workers stalled whose engine does not get on, and ready again when it does."""
+        for model in self.models.values():
+            for worker in list(model.workers.values()):
+                frozen = self._observation.frozen_s(worker.id)
+                if worker.state == State.STALLED and frozen == 0.0:
+                    worker.resumed()
+                elif worker.state == State.READY and frozen >= model.config.stall_after_s:
+                    worker.stalled(f"requests run, no iteration has finished for {frozen:.0f} s")
+                    if model.config.on_stall == "restart":
+                        self._spawn(worker.restart())
 
     async def _read_devices_for_ever(self) -> None:
         while True:

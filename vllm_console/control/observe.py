@@ -30,6 +30,10 @@ class _Watched:
     fresh: bool
     sample: Sample | None = None
     reason: str | None = None
+    progress: float = -1.0
+    """What its engine had done when it last got on."""
+    moved: float = 0.0
+    """When that was; as long as nothing runs, the newest sample."""
 
 
 class Observation:
@@ -114,6 +118,14 @@ class Observation:
         newest = watched.sample.at if watched.sample else watched.since
         return max(0.0, self._clock() - newest), watched.reason
 
+    def frozen_s(self, worker_id: str) -> float:
+        """Seconds in which requests ran and no engine iteration finished, up to the newest sample.
+
+        /health and /metrics go on answering 200 when the engine hangs; only its counters tell.
+        """
+        watched = self._watched.get(worker_id)
+        return watched.sample.at - watched.moved if watched and watched.sample else 0.0
+
     async def close(self) -> None:
         """Stop scraping."""
         await self._scraper.close()
@@ -137,6 +149,9 @@ class Observation:
             self._begin(f"model/{watched.model}", self._totals[watched.model], watched.since)
             self._begin("fleet", self._fleet, watched.since)
         watched.sample, watched.reason = sample, None
+        progress = _progress(sample)
+        if not sample.gauges.get("running") or progress is None or progress != watched.progress:
+            watched.progress, watched.moved = progress or 0.0, sample.at
         self._keep(worker_id, watched.model, sample)
 
     def _begin(self, subject: str, totals: Totals, at: float) -> None:
@@ -157,6 +172,16 @@ class Observation:
 
 def _works(sample: Sample) -> bool:
     return bool(sample.gauges.get("running") or sample.gauges.get("waiting"))
+
+
+def _progress(sample: Sample) -> float | None:
+    """A count that grows with every iteration; `None` where this vLLM counts nothing such."""
+    steps = sample.histograms.get("step_tokens")
+    if steps is not None:
+        return steps.count
+    tokens = [sample.counters.get(name) for name in ("generation_tokens", "prompt_tokens")]
+    known = [count for count in tokens if count is not None]
+    return sum(known) if known else None
 
 
 def _zeroed(sample: Sample, at: float) -> Sample:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from vllm_console.control.observe import Observation
-from vllm_console.control.served import ServedModel
+from vllm_console.control.served import Actor, ServedModel
 from vllm_console.devices.nvml import NvmlReading
 from vllm_console.snapshot import (
     Alert,
@@ -21,7 +21,6 @@ from vllm_console.snapshot import (
     Worker,
 )
 from vllm_console.workers.states import SERVING, State
-from vllm_console.workers.worker import Worker as Actor
 
 STALE_S = 10.0
 """A serving worker whose newest sample is older than this raises an alert."""

@@ -5,9 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
+from vllm_console.control.attached import AttachedWorker
 from vllm_console.fleet.model import ModelConfig
-from vllm_console.workers.states import ENDED, LOADING, SERVING, State
+from vllm_console.workers.states import ENDED, SERVING, State
 from vllm_console.workers.worker import Worker
+
+Actor = Worker | AttachedWorker
+"""What serves a model: a worker of ours, or one that is only watched."""
 
 _TELLING = (
     State.READY,
@@ -31,9 +35,9 @@ class ServedModel:
 
     config: ModelConfig
     revision: int
-    make_worker: Callable[[ServedModel, str], Worker]
+    make_worker: Callable[[ServedModel, str], Actor]
     wanted: int = 0
-    workers: dict[str, Worker] = field(default_factory=dict)
+    workers: dict[str, Actor] = field(default_factory=dict)
     engine_environment: str | None = None
     command: tuple[str, ...] = ()
     weights_bytes: int | None = None
@@ -54,7 +58,7 @@ class ServedModel:
         """Workers that take requests."""
         return sum(worker.view.state in SERVING for worker in self.workers.values())
 
-    def load(self, count: int | None = None) -> list[Worker]:
+    def load(self, count: int | None = None) -> list[Actor]:
         """Want `count` workers (default: as fleet.toml says) and start those that are missing."""
         self.wanted = max(self.wanted, self.config.workers if count is None else count, 1)
         started = []
@@ -68,12 +72,12 @@ class ServedModel:
                 started.append(worker)
         return started
 
-    def unload(self) -> list[Worker]:
+    def unload(self) -> list[Actor]:
         """Want none; returns the workers to unload."""
         self.wanted = 0
         return list(self.workers.values())
 
-    def drop_stopped(self) -> list[Worker]:
+    def drop_stopped(self) -> list[Actor]:
         """Forget workers beyond those wanted that have stopped; returns them."""
         gone = [
             worker
@@ -84,12 +88,8 @@ class ServedModel:
             del self.workers[worker.view.id]
         return gone
 
-    def settled(self) -> bool:
-        """Whether nothing is on its way: each worker is serving, or has ended."""
-        return not any(worker.view.state in LOADING for worker in self.workers.values())
 
-
-def find_worker(models: Iterable[ServedModel], name: str) -> tuple[ServedModel, Worker] | None:
+def find_worker(models: Iterable[ServedModel], name: str) -> tuple[ServedModel, Actor] | None:
     """The worker of that id, or the first worker of the model of that name."""
     for model in models:
         if name in model.workers:

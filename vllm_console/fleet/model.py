@@ -129,6 +129,9 @@ class ModelConfig(_Wanted):
     trust_remote_code: bool = False
     drain_timeout_s: DurationOrZero = 30.0
     start_timeout_s: Duration = 1800.0
+    stall_after_s: Duration = 30.0
+    """A worker that finishes no iteration for this long while requests run is stalled."""
+    on_stall: Literal["report", "restart"] = "report"
     options: dict[str, Any] = {}
     """`vllm serve` options, snake_case."""
     env: dict[str, Variable] = {}

@@ -13,6 +13,8 @@ _NEEDS_NO_RESTART = {
     "pinned",
     "idle_unload_s",
     "start_timeout_s",
+    "stall_after_s",
+    "on_stall",
     "sampling",
     "slo",
     "scale",

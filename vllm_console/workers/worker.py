@@ -156,6 +156,14 @@ class Worker:
         self._dispatch(lifecycle.Restart())
         await self._until(lambda _: old is None or self._handle is not old)
 
+    def stalled(self, reason: str) -> None:
+        """Hear that requests run and no iteration finishes; only a ready worker can stall."""
+        self._dispatch(lifecycle.Stalled(reason))
+
+    def resumed(self) -> None:
+        """Hear that iterations finish again."""
+        self._dispatch(lifecycle.Resumed())
+
     def adopt(self, handle: Handle) -> None:
         """Take over a tree that already runs, without touching it.
 

@@ -196,3 +196,23 @@ def test_a_signal_unwinds_what_was_started(number: signal.Signals) -> None:
         wait_for_the_signal()
     assert caught.value.code == 128 + number
     assert cleaned == [True]
+
+
+def test_tiny_models_share_the_cards_where_there_are_fewer_cards_than_models(
+    tmp_path: Path,
+) -> None:
+    from vllm_console.cli.demo import sharing
+    from vllm_console.fleet.load import load_fleet
+
+    file = tmp_path / "fleet.toml"
+    file.write_text(
+        '[models.a]\nsource = "tiny:small"\n[models.b]\nsource = "tiny:large"\n'
+        '[models.c]\nsource = "Qwen/Qwen3-8B"\n'
+    )
+    fleet = load_fleet(file, environ={})
+    assert sharing(fleet, 0) == []
+    assert sharing(fleet, 2) == []
+    shared = load_fleet(file, environ={}, sets=sharing(fleet, 1))
+    assert [model.devices for model in shared.models.values()] == [(0,), (0,), None]
+    assert shared.models["a"].options == {"gpu_memory_utilization": 0.45}
+    assert shared.models["c"].options == {}
