@@ -29,7 +29,7 @@ shots: setup                    ## the PNGs in screenshots/, from a scripted fle
 	@$(BIN)/python scripts/screenshots.py
 
 bench: setup engine             ## every figure of the README, one table each
-	@for file in status_cost console_cost ready_overhead daemon_restart first_token; do \
+	@for file in status_cost console_cost ready_overhead daemon_restart nvml_cost first_token; do \
 	  echo "== $$file"; $(BIN)/python benchmarks/$$file.py || exit 1; done
 
 engine: setup

@@ -24,7 +24,7 @@ from tests.ui.scripted import LabFleet  # noqa: E402
 from vllm_console.snapshot import Snapshot  # noqa: E402
 
 OUT = ROOT / "screenshots"
-SCALE = 1.0
+SCALE = 0.77
 """Pixels a unit of the SVG: sharp enough to read, small enough to commit."""
 FONTS = Path("/usr/share/fonts")
 NEEDED = (

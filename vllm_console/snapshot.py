@@ -214,6 +214,20 @@ class Model:
 
 
 @dataclass(frozen=True, slots=True)
+class GpuProcess:
+    """A process that computes on a GPU."""
+
+    pid: int
+    """As the driver counts: in a container this may be a pid of the host."""
+    memory_bytes: int | None = None
+    """What it holds on this GPU; `None` where the driver does not tell."""
+    worker: str | None = None
+    """The worker it belongs to; `None` for a process that is not of this fleet."""
+    name: str | None = None
+    """`None` for a process that has ended or is of another PID namespace."""
+
+
+@dataclass(frozen=True, slots=True)
 class Gpu:
     """One GPU as NVML sees it; `None` where this GPU does not tell."""
 
@@ -231,6 +245,8 @@ class Gpu:
     """What holds the clocks down ("thermal (hardware)", "power cap", …)."""
     fault: str | None = None
     """Why this GPU answers no more ("fallen off the bus"); `None` while it does."""
+    processes: tuple[GpuProcess, ...] = ()
+    """Who computes on it, the most memory first."""
 
 
 @dataclass(frozen=True, slots=True)

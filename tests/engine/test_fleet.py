@@ -60,6 +60,7 @@ class Fleet:
 
     def __init__(self, file: Path, state: Path) -> None:
         self.words = ["--fleet", str(file), "--state-dir", str(state)]
+        self.file = file
         self.state = state
 
     def run(self, *words: str, timeout: float = 180) -> subprocess.CompletedProcess[str]:
@@ -275,6 +276,34 @@ def test_an_unknown_model_gets_the_nearest_name(ready: dict[str, Any], fleet: Fl
 def test_logs_show_vllms_own_words(ready: dict[str, Any], fleet: Fleet) -> None:
     assert "Application startup complete" in fleet.run("logs", "tiny-1", "-n", "400").stdout
     assert fleet.run("logs", "nobody").returncode == 4
+
+
+def test_apply_replaces_a_worker_and_takes_a_bad_revision_back(
+    ready: dict[str, Any], fleet: Fleet
+) -> None:
+    """A changed option arrives without a gap; one that vLLM refuses leaves the old worker be."""
+    before = fleet.worker()
+    text = fleet.file.read_text()
+    try:
+        fleet.file.write_text(text.replace("max_num_seqs = 8", "max_num_seqs = 6"))
+        asked = fleet.run("apply")
+        assert (asked.returncode, "max_num_seqs: 8 → 6" in asked.stdout) == (2, True)
+        applied = fleet.run("apply", "--yes")
+        assert applied.returncode == 0, applied.stderr
+        after = fleet.worker()
+        assert after["pid"] != before["pid"]
+        assert not psutil.pid_exists(before["pid"])
+        assert len(chat(after["url"], 8)) > 2
+        bad = text.replace("max_num_seqs = 8", "max_num_seqs = 6\nblock_size = 7")
+        fleet.file.write_text(bad)
+        refused = fleet.run("apply", "--yes")
+        assert refused.returncode == 1
+        assert "did not become ready" in refused.stderr
+        assert fleet.worker()["pid"] == after["pid"]
+        assert fleet.status()["models"][0]["revision"] == 2
+        assert fleet.run("rollback", "tiny", "--list").stdout.count("\n") == 3
+    finally:
+        fleet.file.write_text(text)
 
 
 def test_unload_leaves_nothing_of_the_worker(ready: dict[str, Any], fleet: Fleet) -> None:

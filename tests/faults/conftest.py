@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
@@ -135,3 +136,37 @@ def play(tmp_path: Path) -> Callable[[Scenario], None]:
             await asyncio.wait_for(scenario(rig), 60)
 
     return lambda scenario: asyncio.run(played(scenario))
+
+
+FLAGS = {"fake_boot_s": "float", "fake_failure": "str", "fake_chatter": "int", "fake_gentle": None}
+"""Options of the fake engine and their types; `None` is a switch."""
+
+
+@pytest.fixture
+def fake_engine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An engine environment whose `vllm` is the fake one, and whose Python lists its options."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    directory = tmp_path / "engine"
+    programs = directory / "bin"
+    programs.mkdir(parents=True)
+    described = {"group": "fake", "choices": None, "nargs": None, "default": None, "help": ""}
+    flags = [
+        {
+            **described,
+            "flags": [f"--{name.replace('_', '-')}"],
+            "dest": name,
+            "kind": "_StoreAction" if kind else "_StoreTrueAction",
+            "type": kind,
+            "required": False,
+        }
+        for name, kind in FLAGS.items()
+    ]
+    listed = directory / "flags.json"
+    listed.write_text(json.dumps({"dists": {"vllm": "0.32.0"}, "flags": flags}))
+    for name, line in (
+        ("vllm", f'exec "{sys.executable}" -I "{FAKE}" "$@"'),
+        ("python", f'exec cat "{listed}"'),
+    ):
+        (programs / name).write_text(f"#!/bin/sh\n{line}\n")
+        (programs / name).chmod(0o755)
+    return directory

@@ -43,7 +43,7 @@ def engine_core(gentle: bool) -> None:
         signal.pause()
 
 
-def serve(port: int, name: str) -> None:
+def serve(port: int, names: list[str]) -> None:
     """Answer until SIGTERM."""
 
     class Answers(BaseHTTPRequestHandler):
@@ -52,7 +52,8 @@ def serve(port: int, name: str) -> None:
         def do_GET(self) -> None:
             body = b""
             if self.path == "/v1/models":
-                body = json.dumps({"object": "list", "data": [{"id": name}]}).encode()
+                listed = [{"id": name} for name in names]
+                body = json.dumps({"object": "list", "data": listed}).encode()
             elif self.path == "/metrics":
                 body = b"vllm:num_requests_running 0.0\n"
             self.send_response(200 if self.path in ("/health", "/v1/models", "/metrics") else 404)
@@ -84,7 +85,8 @@ def main() -> None:
     parser.add_argument("serve")
     parser.add_argument("model")
     parser.add_argument("--port", type=int, required=True)
-    parser.add_argument("--served-model-name", required=True)
+    parser.add_argument("--host")
+    parser.add_argument("--served-model-name", nargs="+", required=True)
     parser.add_argument("--fake-boot-s", type=float, default=0.1)
     parser.add_argument("--fake-failure", choices=["kv-too-small", "exit-7"])
     parser.add_argument("--fake-gentle", action="store_true", help="an engine that heeds SIGTERM")

@@ -43,6 +43,9 @@ MODELS = (
 )
 """Name, source, GPUs, GiB of weights, tokens a second, median TTFT, its target."""
 
+STEP_BOUNDS = (1.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0, 1024.0, 2048.0, 4096.0, 8192.0)
+"""The buckets of vLLM's `iteration_tokens_total` up to the scripted max_num_batched_tokens."""
+
 OUT_OF_MEMORY = Failure(
     cause="out-of-memory",
     line="torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 2.50 GiB. GPU 0 has a "
@@ -208,7 +211,7 @@ class LabFleet:
             ),
             prompt_length=Quantiles(812.0, 2410.0, 6120.0, 288),
             output_length=Quantiles(244.0, 618.0, 1020.0, 288),
-            step_tokens=tuple((float(2**j), n) for j, n in enumerate(steps)),
+            step_tokens=tuple(zip(STEP_BOUNDS, steps, strict=False)),
             finish_reasons={"stop": 241.0, "length": 44.0, "abort": 3.0},
         )
 

@@ -12,6 +12,7 @@ from textual.pilot import Pilot
 from tests.ui.playing import MOMENT, Stage
 from tests.ui.scripted import GoneClient, LabFleet, ScriptedClient
 from vllm_console.errors import ConsoleError, InvalidInput, NoDaemon
+from vllm_console.snapshot import Alert
 from vllm_console.ui.app import run_console
 from vllm_console.ui.console import checked_theme
 from vllm_console.ui.key_line import live_keys
@@ -169,6 +170,47 @@ async def test_letters_narrow_the_list_and_escape_shows_all_again() -> None:
         await go(stage, pilot, "slash", "p", "h", "i", "escape")
         assert stage.app.board.filter == ""
         assert stage.app.is_running
+
+
+async def test_an_exclamation_mark_goes_from_alert_to_alert() -> None:
+    stage = Stage(LabFleet(fourth="failed"))
+    async with stage.app.run_test(size=ROW) as pilot:
+        assert "! goes there" in await go(stage, pilot)
+        assert "↵ details and log   ! next" in await go(stage, pilot, "exclamation_mark")
+        assert selected(stage) == "model/phi-4"
+        await go(stage, pilot, "exclamation_mark")
+        assert selected(stage) == "model/qwen3-32b"
+        await go(stage, pilot, "slash", "l", "l", "a", "enter", "exclamation_mark")
+        assert selected(stage) == "model/phi-4"
+        assert stage.app.board.filter == ""
+
+
+async def test_an_alert_about_no_model_leads_nowhere_and_says_so() -> None:
+    fleet = LabFleet()
+    first = replace(fleet.at(MOMENT), alerts=(Alert("warn", "GPU 2", "84 °C"),))
+    stage = Stage(fleet, first=first)
+    async with stage.app.run_test(size=ROW) as pilot:
+        assert "no alert is about a model" in await go(stage, pilot, "exclamation_mark")
+
+
+@pytest.mark.parametrize("key", ["u", "question_mark"])
+async def test_the_dashboard_goes_on_behind_a_box(key: str) -> None:
+    stage = Stage()
+    async with stage.app.run_test(size=ROW) as pilot:
+        await go(stage, pilot, key)
+        await stage.push(pilot, stage.client.fleet.at(MOMENT + 1))
+        lines = stage.app.export_screenshot(simplify=True)
+        assert "12:04:32" in lines
+        assert "12:04:31" not in lines.split("¹")[0]
+
+
+@pytest.mark.parametrize("keys", [(), ("u",), ("question_mark",), ("slash", "x"), ("enter",)])
+async def test_ctrl_c_quits_from_everywhere(keys: tuple[str, ...]) -> None:
+    stage = Stage()
+    async with stage.app.run_test(size=ROW) as pilot:
+        await go(stage, pilot, *keys, "ctrl+c")
+    assert stage.app.return_code == 0
+    assert stage.client.closed
 
 
 async def test_load_asks_the_daemon_and_its_answer_is_one_line() -> None:

@@ -11,6 +11,7 @@ import pytest
 
 from tests.ui.scripted import LabFleet, played
 from vllm_console.snapshot import (
+    Alert,
     Daemon,
     Engine,
     Gateway,
@@ -28,6 +29,7 @@ from vllm_console.ui.blocks import BLOCKS, alert_line, events, fleet_line, worke
 from vllm_console.ui.blocks.key_line import Notice, rows
 from vllm_console.ui.panels import load_panels
 from vllm_console.ui.rows import length, text_of
+from vllm_console.ui.trends import Trends
 from vllm_console.ui.view import Limit, View
 
 LIMITS = {name: limit for spec in load_panels() for name, limit in spec.limits.items()}
@@ -81,6 +83,17 @@ def test_the_selected_row_is_on_another_ground_and_keeps_its_state_colour() -> N
     assert not any(ink.endswith("@") for _, ink in rows_[1])
 
 
+def test_a_short_list_lets_ready_workers_go_before_what_loads_or_failed() -> None:
+    lines = drawn("models", height=6).splitlines()
+    assert [line.split()[1] for line in lines[1:]] == [
+        "llama-70b", "qwen3-32b", "◐", "mistral-24b", "phi-4"
+    ]  # fmt: skip
+    assert lines[3].startswith("└ ◐ worker 2")
+    assert "worker" not in drawn("models", height=5)
+    chosen = drawn("models", height=6, of=view("worker/qwen3-32b-1"))
+    assert "└ ● worker 1" in chosen
+
+
 def test_a_long_list_scrolls_to_the_selected_row() -> None:
     snapshot, _ = played(LabFleet(models=64), 1)
     text = drawn("models", 35, 9, view("model/phi-4-16", snapshot))
@@ -120,7 +133,7 @@ def test_settings_of_a_ready_model() -> None:
     assert (
         drawn("config")
         == """\
-llama-70b        ● ready  up 3.16 d
+llama-70b         ● ready  up 3.1 d
 meta-llama/Llama-3.3-70B-Instruct
 
 TP × PP    2 × 1  GPUs          0,1
@@ -173,11 +186,27 @@ def test_memory_of_a_gpu_and_of_the_host() -> None:
     text = drawn("memory")
     assert text.splitlines()[0] == "GPU memory           254 of 282 GiB"
     assert text.splitlines()[2:] == [
-        "■ weights    131  ■ KV used    37.7",
-        "■ other     12.0  ■ KV free    72.7",
+        "■ weights     131 ■ KV used    37.7",
+        "■ other      12.0 ■ KV free    72.7",
     ]
     host = replace(LLAMA, memory=replace(LLAMA.memory, device="host"))
     assert drawn("memory", of=with_model(host)).startswith("host memory")
+    wide = drawn("memory", 60).splitlines()
+    assert wide[2] == "■ weights            131 GiB    ■ KV used           37.7 GiB"
+
+
+def test_small_memory_has_its_own_unit_and_no_cell_that_it_does_not_fill() -> None:
+    mib = 2**20
+    tiny = Memory(
+        "host", 24 * 2**30, 900 * mib, int(1.3 * mib), 300 * 1024, int(3.7 * mib), 895 * mib
+    )
+    rows_ = BLOCKS["memory"].draw(with_model(replace(LLAMA, memory=tiny)), 35, 4)
+    assert text_of(rows_).splitlines()[0] == "host memory     900 MiB of 24.0 GiB"
+    assert text_of(rows_).splitlines()[2:] == [
+        "■ weights 1.3 MiB ■ KV used 0.3 MiB",
+        "■ other   895 MiB ■ KV free 3.7 MiB",
+    ]
+    assert [(len(text), ink) for text, ink in rows_[1]] == [(1, "on dim"), (34, "on track")]
 
 
 def test_memory_whose_parts_are_unknown_is_a_meter() -> None:
@@ -185,7 +214,7 @@ def test_memory_whose_parts_are_unknown_is_a_meter() -> None:
     lines = drawn("memory", of=with_model(model)).splitlines()
     assert lines[0] == "host memory         4.0 of 16.0 GiB"
     assert lines[1] == "━" * 35
-    assert lines[2] == "■ weights      –  ■ KV used       –"
+    assert lines[2] == "■ weights       – ■ KV used       –"
 
 
 def test_the_kv_cache_turns_amber_and_red_at_the_panels_limits() -> None:
@@ -209,6 +238,7 @@ def test_throughput_grows_upwards_and_prompts_downwards() -> None:
     ("selected", "why"),
     [
         ("model/mistral-24b", "no samples while loading"),
+        ("model/mistral-24b", "weights · about 58 s left"),
         ("model/phi-4", "failed · enter shows the log"),
         (None, "nothing selected"),
     ],
@@ -237,7 +267,7 @@ def test_ttft_against_its_target() -> None:
 def test_latency_is_dim_where_too_few_requests_stand_behind_it() -> None:
     rows_ = BLOCKS["latency"].draw(view(), 35, 9)
     assert text_of(rows_).splitlines()[:3] == [
-        "latency       p50   p95   p99   SLO",
+        "latency  60 s p50   p95   p99   SLO",
         "TTFT    ms    121   261   423   800",
         "ITL     ms   11.4  23.9  38.8    50",
     ]
@@ -261,6 +291,16 @@ def test_efficiency_uses_the_models_gpus_or_its_share_of_the_host() -> None:
     assert text.splitlines()[0] == "CPU busy   ━━━━━━━━━━━━━━━━━━   50%"
 
 
+def test_one_running_request_is_not_drawn_as_a_full_graph() -> None:
+    trends = Trends()
+    for _ in range(80):
+        trends.append(
+            replace(SNAPSHOT, models=(replace(LLAMA, load=replace(LLAMA.load, running=1)),))
+        )
+    of = replace(with_model(LLAMA), trends=trends)
+    assert drawn("occupancy", height=14, of=of).splitlines()[1].strip() == ""
+
+
 def test_waiting_requests_are_amber_from_the_panels_limit_on() -> None:
     rows_ = BLOCKS["occupancy"].draw(view("model/qwen3-32b"), 35, 9)
     assert text_of(rows_).splitlines()[0] == "▲ running                154 of 256"
@@ -269,16 +309,26 @@ def test_waiting_requests_are_amber_from_the_panels_limit_on() -> None:
 
 def test_batch_numbers_are_a_minute() -> None:
     assert drawn("batch", of=view("model/qwen3-32b")) == (
-        "preempt  3.18 /m  in p95      2.41k\nabort       0 /m  out p95       618"
+        "preempt  3.18 /m  in tok p95  2.41k\nabort       0 /m  out tok p95   618"
     )
 
 
 def test_steps_tell_the_bucket_of_the_median_and_no_more() -> None:
-    assert drawn("steps").splitlines()[0] == "tokens a step   median ≤32 of 8,192"
+    assert drawn("steps").splitlines()[0] == "tokens a step  median ≤128 of 8,192"
     model = replace(LLAMA, load=replace(LLAMA.load, step_tokens=((8.0, 1), (math.inf, 9))))
     text = drawn("steps", of=with_model(model))
     assert "median >8" in text
     assert text.splitlines()[-1].split() == ["8", "∞"]
+
+
+def test_steps_are_labelled_at_even_distances() -> None:
+    bounds = (1, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192)
+    load = replace(LLAMA.load, step_tokens=tuple((float(b), 9) for b in bounds))
+    axis = drawn("steps", of=with_model(replace(LLAMA, load=load))).splitlines()[-1]
+    assert axis == "    8    32   128   512    2k    8k"
+    few = replace(LLAMA.load, step_tokens=((1.0, 5), (8.0, 3)))
+    axis = drawn("steps", of=with_model(replace(LLAMA, load=few))).splitlines()[-1]
+    assert axis.split() == ["1", "8"]
 
 
 def test_steps_of_one_worker_say_that_they_are_measured_for_the_model() -> None:
@@ -350,7 +400,7 @@ def test_without_gpus_the_host_and_the_reason_are_shown() -> None:
 
 def test_worker_processes() -> None:
     lines = drawn("processes", height=6).splitlines()
-    assert lines[1] == "● llama-70b-1   2.40   9.4 3.16 d 1"
+    assert lines[1] == "● llama-70b-1   2.40   9.4  3.1 d 1"
     assert lines[5].startswith("✖ phi-4-1")
 
 
@@ -405,6 +455,21 @@ def test_the_alert_line_is_there_only_when_something_is_wrong() -> None:
     assert "trying again" in text_of(alert_line.draw(lost, 100, 1))
 
 
+def test_the_alert_line_ends_with_what_to_press() -> None:
+    assert text_of(alert_line.draw(view(), 156, 1)).endswith("! goes there")
+    there = text_of(alert_line.draw(view("model/phi-4"), 156, 1))
+    assert there.endswith("↵ details and log   ! next")
+    only = replace(SNAPSHOT, alerts=(Alert("crit", "phi-4-1", "failed"),))
+    assert text_of(alert_line.draw(view("model/phi-4", only), 156, 1)).endswith("↵ details and log")
+    gpu = replace(SNAPSHOT, alerts=(Alert("warn", "GPU 2", "84 °C"),))
+    assert text_of(alert_line.draw(view(snapshot=gpu), 156, 1)).endswith("84 °C")
+    narrow = text_of(alert_line.draw(view("model/qwen3-32b"), 80, 1))
+    assert narrow.startswith("  ✖ 3 alerts   phi-4  failed: out-of-memory   +2 more  ")
+    assert narrow.endswith("  ↵ log   ! next")
+    for width in range(8, 200):
+        assert length(alert_line.draw(view(), width, 1)[0]) == width
+
+
 def test_events_newest_first() -> None:
     text = text_of(events.draw(view(), 80, 2))
     assert text.splitlines()[0].startswith("12:04:31  ▲ qwen3-32b ")
@@ -420,7 +485,7 @@ def test_help_and_quit_are_never_cut_from_the_keys() -> None:
 
 def test_a_workers_facts_when_ready_starting_failed_and_gone() -> None:
     ready = text_of(worker.draw(view(), 120, 40))
-    for fact in ("http://127.0.0.1:8101", "51000", "9.4 GiB", "3.16 d", "cu129", "--max-num-seqs"):
+    for fact in ("http://127.0.0.1:8101", "51000", "9.4 GiB", "3.1 d", "cu129", "--max-num-seqs"):
         assert fact in ready
     starting = text_of(worker.draw(view("model/mistral-24b"), 76, 40))
     assert "●import ●config ◐weights ○compile" in starting
@@ -430,6 +495,16 @@ def test_a_workers_facts_when_ready_starting_failed_and_gone() -> None:
     stopped = text_of(worker.draw(view("model/phi-4", STOPPED), 76, 40))
     assert "○ stopped · l loads it" in stopped
     assert "not in the fleet any more" in text_of(worker.draw(view("worker/x-9"), 76, 40))
+
+
+def test_a_worker_that_failed_says_its_cause_once_and_cuts_endless_arguments() -> None:
+    phi = SNAPSHOT.models[3]
+    again = replace(phi.workers[0], reason="out-of-memory")
+    long = (*phi.command, "--custom-histogram-buckets", "0.001," * 200)
+    text = text_of(worker.draw(with_model(replace(phi, workers=(again,), command=long)), 120, 40))
+    assert text.count("out-of-memory") == 1
+    assert "whole: vllm-console config phi-4" in text
+    assert "--tensor-parallel-size 1" in text
 
 
 def test_a_workers_first_line() -> None:

@@ -117,6 +117,16 @@ def test_what_the_daemon_remembers_replaces_the_trends() -> None:
     assert len(running) == 4
 
 
+def test_a_daemon_that_has_just_started_takes_no_graph_away() -> None:
+    made = board(*(FLEET.at(t) for t in range(140, 150)))
+    made.take([FLEET.at(156), {"fleet": {"running": [None, None, 3.0]}}], 120.0)
+    running = made.trends.tail("fleet", "running", 100)
+    assert len(running) == 17
+    assert running[10:16] == [None] * 6
+    assert None not in running[:10]
+    assert running[16] is not None
+
+
 def test_a_model_that_is_gone_is_forgotten() -> None:
     made = board(FIRST)
     made.take([replace(FIRST, models=FIRST.models[:1])], 101.0)

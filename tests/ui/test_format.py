@@ -86,3 +86,47 @@ def test_a_time_that_is_none_is_a_dash() -> None:
     assert fmt.clock("2026-11-20T12:04:31+00:00", UTC) == "12:04:31"
     assert fmt.clock("soon", UTC) == "–"
     assert fmt.percent(None) == "–"
+
+
+@pytest.mark.parametrize(
+    ("count", "text"),
+    [
+        (None, ("–", "")), (0, ("0.0", "GiB")), (65536, ("0.1", "MiB")), (1363148, ("1.3", "MiB")),
+        (254 * 2**20, ("254", "MiB")), (2**30, ("1.0", "GiB")), (131 * 2**30, ("131", "GiB")),
+    ],
+)  # fmt: skip
+def test_sizes_take_the_unit_that_reads_best(count: float | None, text: tuple[str, str]) -> None:
+    assert fmt.size(count) == text
+
+
+def test_a_size_keeps_the_unit_of_its_whole() -> None:
+    assert fmt.size(0, like=4 * 2**20) == ("0.0", "MiB")
+    assert fmt.size(2**20, like=40 * 2**30) == ("0.00", "GiB")
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (0.0742, "0.074"),
+        (0.9996, "1.00"),
+        (412.4, "412"),
+        (999.7, "1,000"),
+        (1994, "1,994"),
+        (12_345, "12.3k"),
+    ],
+)
+def test_large_figures_have_a_comma_and_five_cells(value: float, text: str) -> None:
+    assert fmt.figure(value) == text
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (None, ("–", "")), (9.97, ("9", "s")), (73.4, ("73", "s")), (119.9, ("119", "s")),
+        (4000, ("66", "min")), (7200, ("2.0", "h")), (273_000, ("3.1", "d")),
+    ],
+)  # fmt: skip
+def test_an_uptime_moves_once_a_second_at_most(
+    seconds: float | None, text: tuple[str, str]
+) -> None:
+    assert fmt.uptime(seconds) == text

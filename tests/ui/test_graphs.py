@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -71,8 +73,17 @@ def test_every_row_of_a_histogram_fits_and_a_count_shows(
 
 
 def test_columns_of_a_histogram_are_equally_wide() -> None:
-    assert {end - start for start, end in graphs.column_bounds(14, 35)} == {1}
-    assert graphs.column_bounds(12, 35)[-1] == (33, 35)
+    for columns, width, size, gap in (
+        (14, 35, 2, 0),
+        (12, 35, 2, 1),
+        (8, 35, 3, 1),
+        (30, 35, 1, 0),
+    ):
+        bounds = graphs.column_bounds(columns, width)
+        assert {end - start for start, end in bounds} == {size}
+        assert {b[0] - a[1] for a, b in pairwise(bounds)} == {gap}
+        assert bounds[0][0] >= 0
+        assert bounds[-1][1] <= width
 
 
 def test_a_bar_of_a_gpu_has_four_heights() -> None:

@@ -45,9 +45,13 @@ def test_a_stack_has_exactly_its_width(sizes: list[float], width: int) -> None:
     assert rows.length(rows.stack([(size, "engines") for size in sizes], width)) == width
 
 
-def test_a_part_that_is_there_at_all_gets_a_cell() -> None:
-    row = rows.stack([(1e12, "engines"), (1.0, "batching")], 20)
-    assert [(len(text), ink) for text, ink in row] == [(19, "on engines"), (1, "on batching")]
+def test_a_part_gets_the_cells_that_it_fills() -> None:
+    def cells(*sizes: float) -> list[int]:
+        return [len(text) for text, _ in rows.stack([(size, "x") for size in sizes], 20)]
+
+    assert cells(1e12, 1.0) == [20]
+    assert cells(18.0, 2.0) == [18, 2]
+    assert cells(19.4, 0.6) == [19, 1]
 
 
 def test_an_empty_state_stands_in_the_middle() -> None:

@@ -88,8 +88,17 @@ def test_a_block_is_shown_only_at_its_layouts_and_with_room() -> None:
     assert list(heights(spec, "grid", 30)) == ["memory"]
 
 
-@pytest.mark.parametrize("width", [110, 156])
-def test_a_wide_zoom_has_two_columns(width: int) -> None:
-    found = places(SPECS[1], VIEW, "zoom", width, 38)
-    assert len({p.x for p in found}) == 2
-    assert all(p.x + p.width <= width for p in found)
+@pytest.mark.parametrize(("width", "columns"), [(109, 1), (110, 2), (156, 2), (190, 3), (236, 3)])
+def test_a_wide_zoom_has_columns(width: int, columns: int) -> None:
+    for spec in SPECS:
+        found = places(spec, VIEW, "zoom", width, 50)
+        assert len({p.x for p in found}) == columns
+        assert all(p.x + p.width <= width for p in found)
+        assert max(length(row) for row in draw_panel(spec, VIEW, "zoom", width, 50)) <= width
+
+
+def test_labels_stay_near_their_values_however_wide_the_panel() -> None:
+    spec = PanelSpec("x", "x", "engines", (Placed("efficiency", 3), Placed("kv-cache", None, 1)))
+    rows = draw_panel(spec, VIEW, "grid", 109, 30)
+    assert max(length(row) for row in rows[:3]) == 80
+    assert max(length(row) for row in rows[4:]) == 109

@@ -25,6 +25,24 @@ def client_of(args: argparse.Namespace) -> Client:
     return Client(place_of(args).socket)
 
 
+def count_of(text: str) -> int:
+    """A number of things on a command line: a whole number from 0 (an argparse type)."""
+    if not text.isascii() or not text.isdigit():
+        raise argparse.ArgumentTypeError(f"{text}: takes a whole number from 0")
+    return int(text)
+
+
+def seconds_of(text: str) -> float:
+    """A time to wait on a command line, in seconds (an argparse type)."""
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = -1.0
+    if not seconds >= 0:
+        raise argparse.ArgumentTypeError(f"{text}: takes a number of seconds from 0")
+    return seconds
+
+
 def print_json(value: object) -> None:
     """One JSON value on stdout, indented for a person, on one line for a pipe."""
     indent = 2 if sys.stdout.isatty() else None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import time
 
-from vllm_console.cli.connect import Progress, place_of
+from vllm_console.cli.connect import Progress, place_of, seconds_of
 from vllm_console.control.client import Client
 from vllm_console.errors import NoDaemon, TimedOut
 from vllm_console.fleet.find import Place
@@ -17,7 +17,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     """Options of `down`."""
     parser.add_argument(
         "--timeout",
-        type=float,
+        type=seconds_of,
         default=120.0,
         metavar="SECONDS",
         help="give up waiting after this long (default 120); stopping goes on",

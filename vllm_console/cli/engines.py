@@ -14,8 +14,10 @@ from types import FrameType
 
 from vllm_console.engines.environment import (
     EngineEnvironment,
+    check_name,
     engines_dir,
     environments,
+    managed,
     resolve,
 )
 from vllm_console.engines.flags import cached_schema, flag_schema
@@ -136,6 +138,8 @@ def _list(*, as_json: bool) -> int:
 
 
 def _remove(name: str, *, sure: bool) -> int:
+    if managed(engines_dir(), check_name(name)) is None:
+        sure = True  # nothing to ask about: `remove` says what is there instead
     if not sure:
         if not sys.stdin.isatty():
             raise InvalidInput(f"engines remove {name} asks first; without a terminal say --yes")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 
-from vllm_console.cli.connect import client_of
+from vllm_console.cli.connect import client_of, count_of
 from vllm_console.snapshot import Event, to_json
 
 SUMMARY = "what happened to the fleet"
@@ -16,20 +16,20 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-f", "--follow", action="store_true", help="go on as events happen")
     parser.add_argument("--json", action="store_true", help="one JSON object a line")
     parser.add_argument(
-        "-n", "--lines", type=int, default=50, metavar="N", help="the newest N (default 50)"
+        "-n", "--lines", type=count_of, default=50, metavar="N", help="the newest N (default 50)"
     )
     parser.add_argument(
-        "--after", type=int, default=0, metavar="SEQ", help="only events numbered above SEQ"
+        "--after", type=count_of, default=0, metavar="SEQ", help="only events numbered above SEQ"
     )
 
 
 def run(args: argparse.Namespace) -> int:
     """Print events, oldest first."""
     client = client_of(args)
-    last = args.after
-    for event in client.events(args.after, max(1, args.lines)):
+    newest = client.events(args.after, max(1, args.lines))
+    last = newest[-1].seq if newest else args.after
+    for event in newest[-args.lines :] if args.lines else []:
         _print(event, args.json)
-        last = event.seq
     if args.follow:
         for event in client.follow_events(last):
             _print(event, args.json)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from vllm_console.cli.connect import client_of, wait_for_model
+from vllm_console.cli.connect import client_of, seconds_of, wait_for_model
 
 SUMMARY = "start the workers of a model"
 
@@ -20,7 +20,7 @@ def waiting_options(parser: argparse.ArgumentParser, timeout: float) -> None:
     parser.add_argument("--no-wait", action="store_true", help="return as soon as it is accepted")
     parser.add_argument(
         "--timeout",
-        type=float,
+        type=seconds_of,
         default=timeout,
         metavar="SECONDS",
         help=f"give up waiting after this long (default {timeout:g}); exit code 5",

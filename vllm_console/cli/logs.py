@@ -6,7 +6,7 @@ import argparse
 import sys
 import time
 
-from vllm_console.cli.connect import place_of
+from vllm_console.cli.connect import count_of, place_of
 from vllm_console.control.client import Client, LogChunk
 from vllm_console.errors import NoDaemon, NotFound
 from vllm_console.fleet.find import Place
@@ -19,7 +19,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("worker", metavar="WORKER", help="a worker's id, or a model's name")
     parser.add_argument("-f", "--follow", action="store_true", help="go on as the log grows")
     parser.add_argument(
-        "-n", "--lines", type=int, default=200, metavar="N", help="last lines (default 200)"
+        "-n", "--lines", type=count_of, default=200, metavar="N", help="last lines (default 200)"
     )
 
 
@@ -30,7 +30,7 @@ def run(args: argparse.Namespace) -> int:
     """
     place = place_of(args)
     read = _Reader(place, args.worker)
-    chunk = read(None, max(0, args.lines))
+    chunk = read(None, args.lines)
     while True:
         sys.stdout.write(chunk.text)
         sys.stdout.flush()

@@ -42,11 +42,16 @@ VERBS = {
     "load": "start the workers of a model",
     "unload": "drain and stop the workers of a model",
     "restart": "stop and start the workers of a model",
+    "apply": "bring the running fleet to what fleet.toml says now",
+    "rollback": "serve an earlier revision of a model again",
     "logs": "what a worker wrote",
     "events": "what happened to the fleet",
     "validate": "check fleet.toml without starting anything",
     "config": "a model's effective configuration and where each value comes from",
     "engines": "install, list and remove engine environments",
+    "doctor": "look at the machine and the fleet, and say what to mend",
+    "discover": "list the vLLM servers of this machine, whoever started them",
+    "systemd": "print a systemd unit that starts the fleet at boot",
     "completion": "completion for bash, zsh or fish",
 }
 """Every verb and its one line; a verb's module is imported only when it is used."""
@@ -118,6 +123,30 @@ def _verb_of(argv: Sequence[str]) -> str | None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; the value is the exit code."""
+    try:
+        try:
+            return _run(argv)
+        finally:
+            if sys.stdout is not None:
+                sys.stdout.flush()  # here, where a reader that is gone can still be told apart
+    except KeyboardInterrupt:
+        return ExitCode.INTERRUPTED
+    except BrokenPipeError:
+        _drop_output()
+        return ExitCode.DONE
+    except OSError as error:
+        _drop_output()
+        place = error.filename or "standard output"
+        print(f"vllm-console: {place}: {error.strerror or error}", file=sys.stderr)
+        return ExitCode.FAILED
+
+
+def _drop_output() -> None:
+    """What is left in the buffer goes nowhere: the interpreter would complain of it at its end."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _run(argv: Sequence[str] | None) -> int:
     words = list(sys.argv[1:] if argv is None else argv)
     verb = _verb_of(words)
     if verb is None and not {"-h", "--help", "--version"} & set(words):
@@ -138,11 +167,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     except ConsoleError as error:
         print(f"vllm-console: {error}", file=sys.stderr)
         return error.exit_code
-    except KeyboardInterrupt:
-        return ExitCode.INTERRUPTED
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return ExitCode.DONE
 
 
 if __name__ == "__main__":

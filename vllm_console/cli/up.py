@@ -41,7 +41,7 @@ def run(args: argparse.Namespace) -> int:
     from vllm_console.control.main import run as run_daemon
 
     print(f"{fleet.name}: {len(fleet.models)} models, state in {place.state_dir}", flush=True)
-    run_daemon(place, fleet, autostart=not args.no_autostart, on_event=_print_event)
+    run_daemon(place, fleet, sets=args.set, autostart=not args.no_autostart, on_event=_print_event)
     return 0
 
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vllm_console.errors import ConsoleError, InvalidInput
@@ -79,6 +81,32 @@ def _beyond_the_file(fleet: Fleet, notes: list[str]) -> Iterator[Problem]:
         schema = schemas[model.engine]
         for found in check_options(model.options, schema) if schema else ():
             yield _problem(fleet, model, found.key, found.text)
+        for found in _from_its_files(fleet, model):
+            yield _problem(fleet, model, found.key, found.text)
+
+
+def _from_its_files(fleet: Fleet, model: ModelConfig) -> Iterator[Problem]:
+    """What the model's own files on this disk say against its options."""
+    from vllm_console.engines.tiny import SIZES, tiny_home
+    from vllm_console.fleet.checkpoint import read_checkpoint
+    from vllm_console.fleet.preflight import preflight
+    from vllm_console.fleet.problems import Problem
+
+    env = {**os.environ, **{key: v for key, v in model.env.items() if isinstance(v, str)}}
+    source, size = model.source, model.source.removeprefix("tiny:")
+    if source != size and size in SIZES:
+        source = str(tiny_home(size))
+    else:
+        base = fleet.path.parent if fleet.path else Path.cwd()
+        local = (base / Path(source).expanduser()).resolve()
+        if local.is_dir():
+            source = str(local)
+        elif source.startswith((".", "/", "~")):
+            yield Problem("source", None, f"no directory {local}; name one, or a hub id")
+            return
+    checkpoint = read_checkpoint(source, model.options, env)
+    for refusal in preflight(model.options, checkpoint, env={**os.environ, **model.env}):
+        yield refusal.problem()
 
 
 def _problem(fleet: Fleet, model: ModelConfig, key: str, text: str) -> Problem:

@@ -58,7 +58,7 @@ class Client:
     takes too long, and the daemon's own error (`NotFound`, `InvalidInput`, …) otherwise.
     """
 
-    def __init__(self, path: Path, *, timeout: float = 10.0) -> None:
+    def __init__(self, path: Path, *, timeout: float | None = 10.0) -> None:
         self.path = path
         self.timeout = timeout
         self._streams: set[_UnixConnection] = set()
@@ -73,7 +73,7 @@ class Client:
 
     def snapshots(self) -> Iterator[Snapshot]:
         """Snapshots as they are made; blocks between them, ends when the client is closed."""
-        for line in self._lines("/v1/snapshots"):
+        for line in self._lines("/v1/snapshots", quiet=self.timeout):
             yield from_json(Snapshot, json.loads(line))
 
     def events(self, after: int = 0, limit: int = 1000) -> list[Event]:
@@ -83,7 +83,8 @@ class Client:
 
     def follow_events(self, after: int = 0) -> Iterator[Event]:
         """Events with a number above `after`, then each new one; ends when closed."""
-        for line in self._lines(f"/v1/events?{urlencode({'after': after, 'follow': 1})}"):
+        target = f"/v1/events?{urlencode({'after': after, 'follow': 1})}"
+        for line in self._lines(target, quiet=None):  # nothing may happen for days
             yield from_json(Event, json.loads(line))
 
     def series(
@@ -126,18 +127,20 @@ class Client:
             return self._send(connection, method, target, body).read()
         except TimeoutError:
             raise errors.TimedOut(
-                f"the daemon did not answer within {self.timeout:g} s on {self.path}"
+                f"the daemon did not answer within {self.timeout or 0:g} s on {self.path}"
             ) from None
         except (HTTPException, ConnectionError) as error:
             raise errors.NoDaemon(f"the daemon on {self.path} went away: {error!r}") from None
         finally:
             connection.close()
 
-    def _lines(self, target: str) -> Iterator[bytes]:
+    def _lines(self, target: str, quiet: float | None) -> Iterator[bytes]:
+        """The lines of a stream; more than `quiet` seconds without one mean a dead daemon."""
         connection = _UnixConnection(self.path, self.timeout)
         self._streams.add(connection)
         try:
             response = self._send(connection, "GET", target, None)
+            connection.sock.settimeout(quiet)
             while line := response.readline():
                 yield line
         except (HTTPException, OSError, ValueError) as error:

@@ -9,40 +9,45 @@ import os
 import platform
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from vllm_console import __version__
 from vllm_console.control.attached import AttachedWorker
 from vllm_console.control.events import EventLog, now_iso
-from vllm_console.control.launching import prepare, weights_bytes
+from vllm_console.control.launching import choose_gpus, prepare, weights_bytes
+from vllm_console.control.machine import Machine
 from vllm_console.control.observe import Observation
-from vllm_console.control.picture import Usage, alerts, model_picture
+from vllm_console.control.picture import alerts, model_picture
 from vllm_console.control.revisions import Revisions, WantedModels
+from vllm_console.control.rollout import Rollout, stored
 from vllm_console.control.served import Actor, ServedModel, find_worker
-from vllm_console.devices.host import HostReader
-from vllm_console.devices.nvml import Nvml, NvmlReading
+from vllm_console.devices.nvml import Nvml
+from vllm_console.engines.environment import resolve
 from vllm_console.errors import ConsoleError, InvalidInput, NotFound
 from vllm_console.fleet.find import Place
+from vllm_console.fleet.load import load_fleet
 from vllm_console.fleet.model import Fleet, ModelConfig
-from vllm_console.fleet.revision import fingerprint
 from vllm_console.history.base import SERIES
 from vllm_console.history.memory import MemoryHistory
 from vllm_console.http1 import Pool
 from vllm_console.launchers.local import LocalLauncher
 from vllm_console.snapshot import Daemon as DaemonFacts
-from vllm_console.snapshot import Event, Host, Snapshot, to_json
+from vllm_console.snapshot import Event, Snapshot, to_json
 from vllm_console.snapshot import Worker as WorkerView
 from vllm_console.workers.launch import Handle, LaunchSpec
 from vllm_console.workers.passage import passage
-from vllm_console.workers.states import RUNNING, SERVING, State
+from vllm_console.workers.states import ENDED, RUNNING, SERVING, State
 from vllm_console.workers.worker import Worker
 
 TICK_S = 1.0
 """Seconds between two snapshots."""
 _EVENTS_SHOWN = 50
+_NOT_IN_FILE = "(no longer in fleet.toml)"
+"""The source of a model that still runs and that the fleet file lists no more."""
 _LOOKS_FOR_S = 10.0
 """How long a snapshot keeps the fleet scraped at the busy rate."""
 
@@ -57,11 +62,13 @@ class Daemon:
         place: Place,
         fleet: Fleet,
         *,
+        sets: Sequence[str] = (),
         nvml: Nvml | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.place = place
         self.fleet = fleet
+        self.rollout = Rollout(self, lambda: load_fleet(place.fleet_file, sets=sets))
         self.events = EventLog(place.state_dir / "events.jsonl")
         self.stopped = asyncio.Event()
         """Set once the fleet has been taken down and the daemon may end."""
@@ -71,11 +78,7 @@ class Daemon:
         self._pool = Pool()
         self._observation = Observation(self._pool, MemoryHistory(), clock)
         self._launcher = LocalLauncher(place.workers)
-        self._nvml = nvml or Nvml(self._node)
-        self._host_reader = HostReader(self._node)
-        self._devices = NvmlReading((), "not read yet", {})
-        self._host: Host | None = None
-        self._usage: dict[str, Usage] = {}
+        self._machine = Machine(self._node, nvml, self.tell, clock)
         self._revisions = Revisions(place.state_dir / "revisions.json")
         self._wanted = WantedModels(place.state_dir / "wanted.json")
         self._gates: dict[int, asyncio.Lock] = {}
@@ -86,6 +89,8 @@ class Daemon:
         self._specs: dict[str, LaunchSpec] = {}
         self._starting: dict[str, float] = {}
         self._adopting: set[str] = set()
+        self._begun = asyncio.Event()
+        self._going_down = False
         self._watchers = 0
         self._looked = float("-inf")
         self.models: dict[str, ServedModel] = {
@@ -96,21 +101,21 @@ class Daemon:
 
     async def start(self, *, autostart: bool = True) -> None:
         """Adopt what runs, then start what is wanted."""
-        await self._read_devices()
         adopted = await self._adopt()
         wanted = self._wanted.read()
         for model in self.models.values():
-            if wanted is not None:
-                count = wanted.get(model.name, 0)
-            else:
-                count = model.config.workers if model.config.autostart and autostart else 0
-            model.wanted = max(model.wanted, len(model.workers))
+            count = model.config.workers if model.config.autostart else 0
+            if wanted is not None:  # a model that is new in the file is not in it
+                count = wanted.get(model.name, count)
+            stay = [w for w in model.workers.values() if w.state is not State.STOPPING]
+            model.wanted = max(model.wanted, len(stay))
             if autostart and count:
                 self._load(model, count)
         text = f"daemon {__version__} started"
         self.events.add("info", "fleet", f"{text}, {adopted} adopted" if adopted else text)
         self._spawn(self._tick_for_ever())
-        self._spawn(self._read_devices_for_ever())
+        self._spawn(self._read_machine_for_ever())
+        self._begun.set()
 
     async def close(self) -> None:
         """End the daemon; workers keep serving and the next daemon adopts them."""
@@ -122,13 +127,21 @@ class Daemon:
                 await worker.close()
         await self._observation.close()
         await self._pool.close()
-        self._nvml.close()
+        await self._machine.close()
 
     async def take_down(self) -> None:
-        """Stop every worker; `stopped` is set once nothing is left."""
+        """Stop every worker; `stopped` is set once nothing is left.
+
+        Asked for while the daemon still starts, it waits for that; asked for twice, it is done
+        once.
+        """
+        if self._going_down:
+            return
+        self._going_down = True
+        await self._begun.wait()
         self.events.add("info", "fleet", "going down")
-        workers = [worker for model in self.models.values() for worker in model.unload()]
-        await asyncio.gather(*(worker.unload() for worker in workers))
+        while left := [w for m in self.models.values() for w in m.unload() if w.state not in ENDED]:
+            await asyncio.gather(*(worker.unload() for worker in left))
         self._wanted.clear()
         self.events.add("ok", "fleet", "down")
         self.stopped.set()
@@ -137,8 +150,9 @@ class Daemon:
 
     def snapshot(self) -> Snapshot:
         """The whole fleet as it is now."""
+        machine = self._machine
         models = tuple(
-            model_picture(m, self._observation, self._usage, self._devices, self._host)
+            model_picture(m, self._observation, machine.usage, machine.devices, machine.host)
             for m in self.models.values()
         )
         trouble = [self.events.trouble] if self.events.trouble else []
@@ -152,10 +166,10 @@ class Daemon:
                 uptime_s=round(self._clock() - self._started, 3),
             ),
             models=models,
-            gpus=self._devices.gpus,
-            gpus_reason=self._devices.reason,
-            host=self._host,
-            alerts=alerts(models, trouble),
+            gpus=machine.devices.gpus,
+            gpus_reason=machine.devices.reason,
+            host=machine.host,
+            alerts=alerts(models, trouble, machine.devices.gpus),
             events=self.events.newest(_EVENTS_SHOWN),
             interval_s=TICK_S,
         )
@@ -195,14 +209,21 @@ class Daemon:
     def log(self, worker: str, offset: int | None, lines: int) -> tuple[int, str]:
         """A worker's log from `offset` on, or its last `lines`; `worker` may be a model's name."""
         found = find_worker(self.models.values(), worker)
-        worker_id = found[1].view.id if found else worker
-        path = self._launcher.log_path(worker_id)
-        if not path.is_file():
+        model = self._named(worker)
+        if found is not None:
+            path = self._launcher.log_path(found[1].id)
+        else:  # a model that is unloaded: what its first worker wrote last
+            path = self._launcher.log_path(f"{model.name}-1" if model else worker)
+        if path.is_file():
+            return passage(path, offset=offset, lines=lines)
+        if found is None and model is None:
             raise NotFound(self._unknown(worker, "worker"))
-        return passage(path, offset=offset, lines=lines)
+        raise NotFound(f"{worker} has no log: none of its workers was started here yet")
 
     async def command(self, verb: str, args: Mapping[str, Any]) -> dict[str, Any]:
         """load, unload or restart a model; down. Returns once it is accepted, not once done."""
+        if self._going_down and verb != "down":
+            raise ConsoleError(f"{self.fleet.name} is going down; `vllm-console up -d` starts it")
         match verb:
             case "down":
                 self._spawn(self.take_down())
@@ -232,13 +253,66 @@ class Daemon:
                     model.wanted = max(model.wanted, len(model.workers))
                     self._note_wanted()
                 return {"ok": True, "model": model.name, "workers": list(model.workers)}
+            case "revisions":
+                model = self._model(args)
+                kept = [asdict(revision) for revision in self._revisions.of(model.name)]
+                return {"model": model.name, "revision": model.revision, "revisions": kept}
+            case "rollback":
+                model = self._model(args)
+                config = stored(self._revisions.of(model.name), model, args.get("revision"))
+                await self.rollout.replace(model, config)
+                return {"ok": True, "model": model.name, "revision": model.revision}
+            case "plan":
+                return self.rollout.plan()
+            case "apply":
+                self.fleet = await self.rollout.apply(args.get("digest"))
+                self._note_wanted()
+                return {"ok": True}
             case _:
-                raise InvalidInput(f"no command {verb}; there are load, unload, restart, down")
+                known = "load, unload, restart, plan, apply, revisions, rollback, down"
+                raise InvalidInput(f"no command {verb}; there are {known}")
+
+    # -- what a rollout asks of the daemon (control.rollout.Fleetwide) --------------------------
+
+    def tell(self, level: str, subject: str, text: str) -> None:
+        """Record an event."""
+        self.events.add(level, subject, text)
+
+    def admit(self, config: ModelConfig) -> None:
+        """Take in a model that is new in the file, and load it if it starts by itself."""
+        model = self.models[config.name] = self._served(config)
+        if config.autostart:
+            self._load(model, None)
+
+    def revise(self, model: ServedModel, config: ModelConfig) -> None:
+        """Give a model a configuration and the revision that goes with it."""
+        model.config = config
+        model.revision = self._revisions.number(config)
+
+    def has_room_beside(self, model: ServedModel) -> bool:
+        """Whether a worker of this model can start while its others still run."""
+        if model.config.devices:
+            return False
+        try:
+            engine = resolve(model.config.engine)
+            choose_gpus(model.config, engine, self._machine.devices.gpus, self._gpus_taken(""))
+        except ConsoleError:
+            return False
+        return True
+
+    async def retire(self, model: ServedModel, worker: Actor) -> None:
+        """Unload one worker and forget it."""
+        await worker.unload()
+        model.workers.pop(worker.id, None)
+        self._observation.forget_worker(worker.id)
+        self._specs.pop(worker.id, None)
+        self._seen.pop(worker.id, None)
+        await worker.close()
 
     # -- models and workers ----------------------------------------------------------------
 
     def _served(self, config: ModelConfig) -> ServedModel:
-        revision = self._revisions.number(config.name, fingerprint(config))
+        revision = self._revisions.number(config)
         return ServedModel(config, revision, self._make_worker)
 
     def _make_worker(self, model: ServedModel, worker_id: str) -> Actor:
@@ -260,14 +334,17 @@ class Daemon:
 
     def _launched(self, model: ServedModel, worker_id: str) -> Worker:
         async def prepare_launch() -> tuple[LaunchSpec, dict[str, str]]:
+            if model.config.source == _NOT_IN_FILE:
+                raise InvalidInput(f"{model.name} is no longer in {self.place.fleet_file}")
+            await self._machine.settled()
             prepared = await prepare(
                 worker_id,
                 model.config,
                 model.revision,
                 base=self._base(),
-                gpus=self._devices.gpus,
-                taken=self._gpus_taken(worker_id),
-                ports_in_use=self._ports(worker_id),
+                gpus=self._machine.devices.gpus,
+                taken=lambda: self._gpus_taken(worker_id),
+                ports_in_use=lambda: self._ports(worker_id),
             )
             version = f", vLLM {prepared.engine.version}" if prepared.engine.version else ""
             model.engine_environment = f"{prepared.engine.found}{version}"
@@ -325,9 +402,7 @@ class Daemon:
 
     def _stray(self, found: Handle) -> ServedModel:
         """A model that is served but no longer in fleet.toml: shown, so that it can be unloaded."""
-        config = ModelConfig(
-            name=found.spec.model, source="(no longer in fleet.toml)", autostart=False
-        )
+        config = ModelConfig(name=found.spec.model, source=_NOT_IN_FILE, autostart=False)
         return ServedModel(config, found.spec.revision, self._make_worker)
 
     def _changed(self, worker: Actor, new: WorkerView) -> None:
@@ -339,6 +414,10 @@ class Daemon:
             self._observation.unwatch(new.id)
         old = self._seen.get(new.id)
         self._seen[new.id] = new
+        if new.pid is not None and new.gpus:
+            self._machine.note(new.id, worker.tree())
+        elif old is not None and old.pid is not None:
+            self._machine.ended(new.id, old.gpus)
         if old is not None and new.state == old.state:
             return
         if new.id in self._adopting:
@@ -361,12 +440,13 @@ class Daemon:
             yield
 
     def _gpus_taken(self, but: str) -> Mapping[int, int]:
-        return Counter(
+        used = [
             index
             for worker, spec in self._others(but)
             if worker.state in RUNNING | {State.QUEUED}
             for index in spec.gpus
-        )
+        ]
+        return Counter([*used, *self._machine.held])
 
     def _ports(self, but: str) -> set[int]:
         return {spec.port for _, spec in self._others(but)} | {self.fleet.gateway.port}
@@ -384,16 +464,23 @@ class Daemon:
         return self.place.fleet_file.parent
 
     def _note_wanted(self) -> None:
-        self._wanted.write({m.name: m.wanted for m in self.models.values() if m.wanted})
+        self._wanted.write({m.name: m.wanted for m in self.models.values()})
 
     def _model(self, args: Mapping[str, Any]) -> ServedModel:
         name = args.get("model")
         if not isinstance(name, str):
             raise InvalidInput("the command needs a model")
+        model = self._named(name)
+        if model is None:
+            raise NotFound(self._unknown(name, "model"))
+        return model
+
+    def _named(self, name: str) -> ServedModel | None:
+        """The model of that name or alias."""
         for model in self.models.values():
             if name == model.name or name in model.config.aliases:
                 return model
-        raise NotFound(self._unknown(name, "model"))
+        return None
 
     def _unknown(self, name: str, kind: str) -> str:
         import difflib
@@ -432,30 +519,11 @@ class Daemon:
                     if model.config.on_stall == "restart":
                         self._spawn(worker.restart())
 
-    async def _read_devices_for_ever(self) -> None:
+    async def _read_machine_for_ever(self) -> None:
         while True:
+            workers = [w for model in self.models.values() for w in model.workers.values()]
+            await self._machine.read({worker.id: worker.tree() for worker in workers})
             await asyncio.sleep(TICK_S if self._observation.looked_at else 5 * TICK_S)
-            await self._read_devices()
-
-    async def _read_devices(self) -> None:
-        trees = {w.view.id: w.tree() for m in self.models.values() for w in m.workers.values()}
-        read = await asyncio.to_thread(self._poll, trees)
-        self._devices, self._host, self._usage = read
-
-    def _poll(self, trees: Mapping[str, list[int]]) -> tuple[NvmlReading, Host, dict[str, Usage]]:
-        """Ask NVML and /proc; runs in a thread, since a driver may take its time."""
-        devices = self._nvml.poll()
-        usage = {}
-        for worker_id, pids in trees.items():
-            rss, cpu = self._host_reader.tree_usage(pids)
-            on_gpu = [
-                size
-                for pid in pids
-                for size in devices.processes.get(pid, {}).values()
-                if size is not None
-            ]
-            usage[worker_id] = Usage(rss, cpu, sum(on_gpu) if on_gpu else None)
-        return devices, self._host_reader.poll(), usage
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.get_running_loop().create_task(work)

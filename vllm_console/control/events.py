@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import json
 import os
 from collections import deque
 from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -30,6 +32,8 @@ class EventLog:
     def __init__(self, path: Path, clock: Callable[[], str] = now_iso) -> None:
         self._path = path
         self._clock = clock
+        self._cut = False
+        """The file ends within a line: a crash or a full disk took the rest of it."""
         self._recent: deque[Event] = deque(self._read(), maxlen=_KEEP)
         self._last = self._recent[-1].seq if self._recent else 0
         self._changed = asyncio.Event()
@@ -52,7 +56,7 @@ class EventLog:
 
     def after(self, seq: int, limit: int = _KEEP) -> list[Event]:
         """Events with a number above `seq`, oldest first; at most the newest `limit`."""
-        return [e for e in self._recent if e.seq > seq][-limit:]
+        return [e for e in self._recent if e.seq > seq][-limit:] if limit > 0 else []
 
     async def follow(self, seq: int) -> AsyncIterator[Event]:
         """Events above `seq`, then each new one."""
@@ -68,10 +72,12 @@ class EventLog:
         try:
             with self._path.open(encoding="utf-8", errors="replace") as lines:
                 for line in lines:
+                    self._cut = not line.endswith("\n")
                     try:
-                        events.append(from_json(Event, json.loads(line)))
-                    except (ValueError, TypeError, AttributeError):
-                        continue  # a line cut by a crash
+                        event = from_json(Event, json.loads(line))
+                        events.append(replace(event, seq=int(event.seq)))
+                    except (ValueError, TypeError, AttributeError, OverflowError):
+                        continue  # a line cut by a crash, or damaged
         except OSError:
             return []
         return events[-_KEEP:]
@@ -92,7 +98,10 @@ class EventLog:
         try:
             fd = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
             try:
-                os.write(fd, _line(event).encode())
+                line = (b"\n" if self._cut else b"") + _line(event).encode()
+                self._cut = os.write(fd, line) < len(line)
+                if self._cut:
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self._path))
             finally:
                 os.close(fd)
             self.trouble = None

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Collection, Mapping
+import time
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,13 +13,16 @@ from vllm_console.engines.environment import EngineEnvironment, resolve
 from vllm_console.engines.flags import flag_schema
 from vllm_console.engines.tiny import tiny_model, tiny_source
 from vllm_console.errors import ConsoleError, InvalidInput
+from vllm_console.fleet.checkpoint import read_checkpoint
 from vllm_console.fleet.command import serve_command
 from vllm_console.fleet.model import ModelConfig
 from vllm_console.fleet.options import FlagSchema, check_options
+from vllm_console.fleet.preflight import Kind, preflight
 from vllm_console.fleet.secrets import resolve_env
-from vllm_console.snapshot import Gpu
-from vllm_console.workers.launch import LaunchSpec
+from vllm_console.snapshot import Failure, Gpu
+from vllm_console.workers.launch import LaunchFailed, LaunchSpec, iso
 from vllm_console.workers.sockets import free_port
+from vllm_console.workers.states import Cause
 
 _KILL_AFTER_DRAIN_S = 10.0
 """Seconds after the drain timeout at which a worker that still lives is killed."""
@@ -43,21 +47,24 @@ async def prepare(
     *,
     base: Path,
     gpus: tuple[Gpu, ...],
-    taken: Mapping[int, int],
-    ports_in_use: Collection[int],
+    taken: Callable[[], Mapping[int, int]],
+    ports_in_use: Callable[[], Collection[int]],
     environ: Mapping[str, str] = os.environ,
 ) -> Prepared:
     """Decide port, GPUs and environment of one launch.
 
-    `base` is where relative secret files lie, `taken` how many workers use each GPU. Raises
-    `ConsoleError` with the one line that says why this model cannot be started.
+    `base` is where relative secret files lie, `taken` how many workers use each GPU; that and the
+    ports are asked for last and nothing waits after it, so that two launches that are prepared side
+    by side never choose the same. Raises `ConsoleError` with the one line that says why this model
+    cannot be started.
     """
     engine = await asyncio.to_thread(resolve, model.engine)
     schema = await asyncio.to_thread(flag_schema, engine)
     _refuse_bad_options(model, schema)
     source = await asyncio.to_thread(_source, model, engine, base)
-    indexes = choose_gpus(model, engine, gpus, taken)
-    port = free_port(avoid=ports_in_use)
+    await asyncio.to_thread(refuse_certain_failure, model, source, environ)
+    indexes = choose_gpus(model, engine, gpus, taken())
+    port = free_port(avoid=ports_in_use())
     argv = serve_command(str(engine.program), model, source=source, port=port, schema=schema)
     spec = LaunchSpec(
         worker_id=worker_id,
@@ -127,6 +134,27 @@ def _refuse_bad_options(model: ModelConfig, schema: FlagSchema) -> None:
     problems = check_options(model.options, schema)
     if problems:
         raise InvalidInput(f"models.{model.name}.{problems[0].key}: {problems[0].text}")
+
+
+_CAUSES: dict[Kind, Cause] = {
+    "option": Cause.BAD_OPTION,
+    "model": Cause.MODEL_NOT_FOUND,
+    "weights": Cause.WEIGHTS_BROKEN,
+    "kv": Cause.KV_TOO_SMALL,
+}
+
+
+def refuse_certain_failure(model: ModelConfig, source: str, environ: Mapping[str, str]) -> None:
+    """Raise `LaunchFailed` for what vLLM would refuse itself, only 20 seconds later."""
+    env = {**environ, **{key: value for key, value in model.env.items() if isinstance(value, str)}}
+    checkpoint = read_checkpoint(source, model.options, env)
+    refusals = preflight(model.options, checkpoint, env={**environ, **model.env})
+    if refusals:
+        first, more = refusals[0], len(refusals) - 1
+        remedy = first.remedy
+        if more:
+            remedy += f" (and {more} more: `vllm-console validate` lists them)"
+        raise LaunchFailed(Failure(_CAUSES[first.kind], first.line, remedy, iso(time.time())))
 
 
 def _source(model: ModelConfig, engine: EngineEnvironment, base: Path) -> str:

@@ -38,29 +38,30 @@ def run(
     place: Place,
     fleet: Fleet,
     *,
+    sets: Sequence[str] = (),
     autostart: bool = True,
     on_event: Callable[[Event], None] | None = None,
 ) -> None:
     """Run the daemon until it is told to end.
 
     SIGTERM ends the daemon and leaves the workers serving, for the next daemon to adopt. SIGINT
-    (Ctrl-C in the foreground) takes the fleet down; a second one leaves the workers. Raises
-    `AlreadyRunning` when this fleet has a daemon.
+    (Ctrl-C in the foreground) takes the fleet down; a second one leaves the workers. SIGHUP
+    applies the changed fleet file, or, where there is a terminal and it hung up, ends the daemon.
+    Raises `AlreadyRunning` when this fleet has a daemon.
     """
     make_state_dir(place)
     lock = DaemonLock(place)
     lock.acquire()
     try:
-        asyncio.run(_serve(place, fleet, autostart, on_event))
+        asyncio.run(_serve(Daemon(place, fleet, sets=sets), place, autostart, on_event))
     finally:
         place.socket.unlink(missing_ok=True)
         lock.release()
 
 
 async def _serve(
-    place: Place, fleet: Fleet, autostart: bool, on_event: Callable[[Event], None] | None
+    daemon: Daemon, place: Place, autostart: bool, on_event: Callable[[Event], None] | None
 ) -> None:
-    daemon = Daemon(place, fleet)
     loop = asyncio.get_running_loop()
     tasks: set[asyncio.Task[None]] = set()
 
@@ -75,6 +76,9 @@ async def _serve(
     interruptions: set[asyncio.Task[None]] = set()
     loop.add_signal_handler(signal.SIGINT, interrupted)
     loop.add_signal_handler(signal.SIGTERM, daemon.stopped.set)
+    loop.add_signal_handler(
+        signal.SIGHUP, daemon.stopped.set if os.isatty(0) else lambda: _apply(daemon, tasks)
+    )
     if on_event is not None:
         tasks.add(loop.create_task(_tell(daemon, on_event)))
     listening = _listen(place)
@@ -107,6 +111,20 @@ async def _serve(
         listening.close()
 
 
+def _apply(daemon: Daemon, tasks: set[asyncio.Task[None]]) -> None:
+    """SIGHUP to a daemon without a terminal: the fleet file has changed."""
+
+    async def apply() -> None:
+        try:
+            await daemon.command("apply", {})
+        except ConsoleError as error:
+            daemon.events.add("crit", "fleet", f"not applied: {error}")
+
+    task = asyncio.get_running_loop().create_task(apply())
+    tasks.add(task)
+    task.add_done_callback(tasks.discard)
+
+
 async def _until(event: asyncio.Event) -> None:
     await event.wait()
 
@@ -124,6 +142,9 @@ def _listen(place: Place) -> socket.socket:
     mask = os.umask(0o177)
     try:
         listening.bind(str(place.socket))
+    except OSError as error:
+        listening.close()
+        raise ConsoleError(f"{place.socket}: cannot listen here ({error.strerror})") from None
     finally:
         os.umask(mask)
     listening.listen(_BACKLOG)
@@ -143,7 +164,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     try:
         place = locate(args.fleet, args.state_dir)
-        run(place, load_fleet(place.fleet_file, sets=args.set), autostart=not args.no_autostart)
+        fleet = load_fleet(place.fleet_file, sets=args.set)
+        run(place, fleet, sets=args.set, autostart=not args.no_autostart)
     except ConsoleError as error:
         print(error, file=sys.stderr)  # noqa: T201 - the last line of daemon.log is shown to the user
         return error.exit_code

@@ -12,6 +12,7 @@ from vllm_console.devices.nvml import NvmlReading
 from vllm_console.snapshot import (
     Alert,
     Engine,
+    Gpu,
     Host,
     Load,
     Memory,
@@ -146,9 +147,12 @@ def memory(
     )
 
 
-def alerts(models: Iterable[Model], trouble: Iterable[str]) -> tuple[Alert, ...]:
+def alerts(
+    models: Iterable[Model], trouble: Iterable[str], gpus: Iterable[Gpu] = ()
+) -> tuple[Alert, ...]:
     """What a person should look at, the worst first."""
     found = [Alert("warn", "history", text) for text in trouble]
+    found += [Alert("crit", f"GPU {gpu.index}", gpu.fault) for gpu in gpus if gpu.fault]
     for model in models:
         for worker in model.workers:
             if worker.state in (State.FAILED, State.CRASH_LOOP) and worker.failure:

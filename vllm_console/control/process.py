@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import fcntl
 import os
+import stat
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from vllm_console.control.client import Client
 from vllm_console.errors import ConsoleError, NoDaemon, TimedOut
 from vllm_console.fleet.find import Place
+
+_LOOKS_LAST_S = 0.3
+"""`is_running` holds the lock for an instant; a daemon that starts meanwhile waits that out."""
 
 
 class AlreadyRunning(ConsoleError):
@@ -24,21 +29,31 @@ class DaemonLock:
 
     def __init__(self, place: Place) -> None:
         self.path = place.state_dir / "daemon.lock"
+        self._place = place
         self._fd: int | None = None
 
     def acquire(self) -> None:
         """Take the lock and write our pid into it; raises `AlreadyRunning`."""
-        fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            pid = os.pread(fd, 20, 0).decode("ascii", "replace").strip()
+            fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            raise _no_state(self._place, error) from None
+        until = time.monotonic() + _LOOKS_LAST_S
+        try:
+            while not _locked(fd, fcntl.LOCK_EX):
+                if time.monotonic() > until:
+                    pid = os.pread(fd, 20, 0).decode("ascii", "replace").strip()
+                    raise AlreadyRunning(
+                        f"a daemon of this fleet already runs (pid {pid}); see "
+                        "`vllm-console status`"
+                    )
+                time.sleep(0.01)
+            with suppress(OSError):  # a full disk: the lock holds without our number in it
+                os.ftruncate(fd, 0)
+                os.pwrite(fd, b"%d\n" % os.getpid(), 0)
+        except BaseException:
             os.close(fd)
-            raise AlreadyRunning(
-                f"a daemon of this fleet already runs (pid {pid}); see `vllm-console status`"
-            ) from None
-        os.ftruncate(fd, 0)
-        os.pwrite(fd, b"%d\n" % os.getpid(), 0)
+            raise
         self._fd = fd
 
     def release(self) -> None:
@@ -55,12 +70,18 @@ def is_running(place: Place) -> bool:
     except OSError:
         return False
     try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
+        return not _locked(fd, fcntl.LOCK_SH)
     finally:
         os.close(fd)
-    return False
+
+
+def _locked(fd: int, kind: int) -> bool:
+    """Take the lock in this kind; `False` when somebody holds it in a way that forbids it."""
+    try:
+        fcntl.flock(fd, kind | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def make_state_dir(place: Place) -> None:
@@ -71,10 +92,27 @@ def make_state_dir(place: Place) -> None:
         if not os.access(place.state_dir, os.W_OK | os.X_OK):
             raise PermissionError(13, "not writable")
     except OSError as error:
+        raise _no_state(place, error) from None
+    shared = place.socket.parent
+    if shared != place.state_dir and not _is_private(shared):
         raise ConsoleError(
-            f"{place.state_dir}: cannot keep the fleet's state here ({error.strerror}); "
-            "choose another with --state-dir DIR"
-        ) from None
+            f"{shared}: is open to other users, so no place for the control socket; remove it, or "
+            "choose a --state-dir with a shorter path"
+        )
+
+
+def _is_private(directory: Path) -> bool:
+    """Whether it is a directory of this user, and no link, that nobody else can enter."""
+    seen = directory.lstat()
+    mine = stat.S_ISDIR(seen.st_mode) and seen.st_uid == os.getuid()
+    return mine and not seen.st_mode & 0o077
+
+
+def _no_state(place: Place, error: OSError) -> ConsoleError:
+    return ConsoleError(
+        f"{place.state_dir}: cannot keep the fleet's state here ({error.strerror}); "
+        "choose another with --state-dir DIR"
+    )
 
 
 def start_detached(
@@ -96,8 +134,12 @@ def start_detached(
     if not autostart:
         command.append("--no-autostart")
     start = _size(place.daemon_log)
-    with place.daemon_log.open("ab") as log:
+    try:
+        log = place.daemon_log.open("ab")
         os.fchmod(log.fileno(), 0o600)
+    except OSError as error:
+        raise _no_state(place, error) from None
+    with log:
         process = subprocess.Popen(
             command,
             stdin=subprocess.DEVNULL,
@@ -108,7 +150,7 @@ def start_detached(
         )
 
     def ended() -> str | None:
-        if process.poll() is None:
+        if process.poll() is None or is_running(place):  # two were started: the other one answers
             return None
         words = place.daemon_log.read_bytes()[start:].decode("utf-8", "replace").strip()
         return words.rpartition("\n")[2] or f"exit code {process.returncode}"
@@ -126,7 +168,7 @@ def wait_until_answering(
         try:
             client.snapshot_json()
             return
-        except NoDaemon:
+        except (NoDaemon, TimedOut):
             words = ended()
             if words is not None:
                 raise ConsoleError(f"the daemon did not start: {words}") from None

@@ -2,31 +2,72 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+
+from vllm_console.control.events import now_iso
+from vllm_console.fleet.model import ModelConfig
+from vllm_console.fleet.revision import fingerprint
+
+
+@dataclass(frozen=True, slots=True)
+class Revision:
+    """One configuration a model has had."""
+
+    number: int
+    fingerprint: str
+    at: str
+    """When it was first seen, ISO 8601 UTC."""
+    config: Mapping[str, Any]
+    """As `ModelConfig.model_dump` gives it; secrets by their reference."""
 
 
 class Revisions:
-    """Numbers configurations by their fingerprint; the same configuration keeps its number."""
+    """Keeps every configuration of every model; the same one keeps its number."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, clock: Callable[[], str] = now_iso) -> None:
         self._path = path
-        self._known: dict[str, list[str]] = {}
+        self._clock = clock
+        self._known: dict[str, list[dict[str, Any]]] = {}
         try:
             data = json.loads(path.read_text(encoding="utf-8"))
-            self._known = {str(m): [str(f) for f in prints] for m, prints in data.items()}
-        except (OSError, ValueError, AttributeError, TypeError):
-            pass  # no file yet, or one damaged by a crash: numbering starts again
+            for model, kept in data.items():
+                self._known[str(model)] = [_checked(entry) for entry in kept]
+        except (OSError, ValueError, AttributeError, TypeError, KeyError):
+            self._known = {}  # no file yet, or one damaged by a crash: numbering starts again
 
-    def number(self, model: str, fingerprint: str) -> int:
+    def number(self, config: ModelConfig) -> int:
         """The revision of this configuration, 1 for a model's first; new ones are written down."""
-        prints = self._known.setdefault(model, [])
-        if fingerprint in prints:
-            return prints.index(fingerprint) + 1
-        prints.append(fingerprint)
-        write_atomic(self._path, json.dumps(self._known))
-        return len(prints)
+        kept = self._known.setdefault(config.name, [])
+        mark = fingerprint(config)
+        for number, entry in enumerate(kept, 1):
+            if entry["fingerprint"] == mark:
+                return number
+        dump = config.model_dump(mode="json")
+        kept.append({"fingerprint": mark, "at": self._clock(), "config": dump})
+        write_atomic(self._path, json.dumps(self._known, ensure_ascii=False))
+        return len(kept)
+
+    def of(self, model: str) -> list[Revision]:
+        """Every revision of a model, oldest first."""
+        return [
+            Revision(number, entry["fingerprint"], entry["at"], entry["config"])
+            for number, entry in enumerate(self._known.get(model, ()), 1)
+        ]
+
+
+def _checked(entry: Any) -> dict[str, Any]:
+    """One entry of the file, with all its parts; raises `KeyError` or `TypeError` without."""
+    return {
+        "fingerprint": str(entry["fingerprint"]),
+        "at": str(entry["at"]),
+        "config": dict(entry["config"]),
+    }
 
 
 class WantedModels:
@@ -40,7 +81,7 @@ class WantedModels:
         try:
             data = json.loads(self._path.read_text(encoding="utf-8"))
             return {str(m): int(n) for m, n in data.items()}
-        except (OSError, ValueError, AttributeError, TypeError):
+        except (OSError, ValueError, AttributeError, TypeError, OverflowError):
             return None
 
     def write(self, wanted: dict[str, int]) -> None:
@@ -49,7 +90,8 @@ class WantedModels:
 
     def clear(self) -> None:
         """Forget it: the fleet was taken down on purpose."""
-        self._path.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # a disk turned read-only must not keep the fleet up
+            self._path.unlink()
 
 
 def write_atomic(path: Path, text: str) -> None:
@@ -60,4 +102,5 @@ def write_atomic(path: Path, text: str) -> None:
         os.chmod(partial, 0o600)
         os.replace(partial, path)
     except OSError:
-        partial.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            partial.unlink()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from itertools import count
 
 from vllm_console.control.attached import AttachedWorker
 from vllm_console.fleet.model import ModelConfig
@@ -27,6 +28,8 @@ _TELLING = (
     State.STOPPED,
 )
 """A model's state is the first of these that one of its workers is in."""
+_NEED_A_LOAD = ENDED | {State.BACKOFF, State.DRAINING, State.STOPPING}
+"""A worker in one of these becomes ready only if it is told to; one on its way down, after that."""
 
 
 @dataclass(slots=True)
@@ -58,19 +61,22 @@ class ServedModel:
         """Workers that take requests."""
         return sum(worker.view.state in SERVING for worker in self.workers.values())
 
-    def load(self, count: int | None = None) -> list[Actor]:
-        """Want `count` workers (default: as fleet.toml says) and start those that are missing."""
-        self.wanted = max(self.wanted, self.config.workers if count is None else count, 1)
-        started = []
-        for number in range(1, self.wanted + 1):
-            worker_id = f"{self.name}-{number}"
-            worker = self.workers.get(worker_id)
-            if worker is None:
-                worker = self.workers[worker_id] = self.make_worker(self, worker_id)
-            if worker.view.state in ENDED or worker.view.state == State.BACKOFF:
-                worker.load()
-                started.append(worker)
-        return started
+    def load(self, number: int | None = None) -> list[Actor]:
+        """Want `number` workers (default: as fleet.toml says) and start those that are missing."""
+        self.wanted = max(self.wanted, self.config.workers if number is None else number, 1)
+        while len(self.workers) < self.wanted:
+            self.add_worker()
+        due = [worker for worker in self.workers.values() if worker.state in _NEED_A_LOAD]
+        for worker in due:
+            worker.load()
+        return due
+
+    def add_worker(self) -> Actor:
+        """One more worker, not started yet, under the lowest number that is free."""
+        numbers = (number for number in count(1) if f"{self.name}-{number}" not in self.workers)
+        worker_id = f"{self.name}-{next(numbers)}"
+        worker = self.workers[worker_id] = self.make_worker(self, worker_id)
+        return worker
 
     def unload(self) -> list[Actor]:
         """Want none; returns the workers to unload."""

@@ -25,8 +25,11 @@ _INIT_REASONS = {
     "NVMLError_GpuIsLost": "a GPU has fallen off the bus; reset it or reboot",
     "NVMLError_FunctionNotFound": "the NVIDIA driver is too old to be asked",
 }
-_NEVER = frozenset({"NVMLError_NotSupported", "NVMLError_FunctionNotFound"})
-"""After one of these the same question to the same GPU is not asked again."""
+_NEVER = frozenset(
+    {"NVMLError_NotSupported", "NVMLError_FunctionNotFound", "NVMLError_NoPermission"}
+)
+"""After one of these the same question to the same GPU is not asked again until NVML is started
+anew."""
 _FAULTS = {
     "NVMLError_GpuIsLost": "fallen off the bus",
     "NVMLError_ResetRequired": "needs a reset",
@@ -53,7 +56,9 @@ class NvmlReading:
     """Why there is no GPU in the picture; `None` when there is one."""
     processes: Mapping[int, Mapping[int, int | None]] = field(default_factory=dict)
     """GPU memory in bytes by pid and GPU index; `None` where the driver does not tell how much.
-    Pids are those of the host, also inside a container."""
+    Pids are the driver's: in a container they may be those of the host, and name nobody here."""
+    at: float = float("-inf")
+    """When the driver was asked, on the clock of who waits for it (`PatientNvml`)."""
 
 
 @dataclass(slots=True)
@@ -64,6 +69,14 @@ class _Device:
     gpu: Gpu
     fault: str | None = None
     never: set[str] = field(default_factory=set)
+    answers: int = 0
+    """Questions answered in this poll."""
+    error: str | None = None
+    """What one of the others met that may pass."""
+
+    def begin(self) -> None:
+        """A new poll."""
+        self.answers, self.error = 0, None
 
 
 class Nvml:
@@ -85,8 +98,9 @@ class Nvml:
         self._devices: list[_Device] | None = None
         """`None` while NVML is not started."""
         self._reason: str | None = None
-        self._known: dict[int, Gpu] = {}
-        """Name and identity of every GPU ever seen, by index: a lost one keeps its name."""
+        self._known: dict[str, Gpu] = {}
+        """Every GPU ever seen, by uuid: a lost one keeps its name, and all keep their index though
+        a driver that starts anew may count otherwise."""
         self._retry_at = float("-inf")
         self._backoff_s = FIRST_RETRY_S
 
@@ -100,7 +114,9 @@ class Nvml:
         if (self._devices is None or lost) and self._clock() >= self._retry_at:
             self._start()
         if self._devices is None:
-            return NvmlReading(reason=self._reason)
+            known = sorted(self._known.values(), key=lambda gpu: gpu.index)
+            gpus = tuple(replace(gpu, fault=self._reason) for gpu in known)
+            return NvmlReading(gpus, None if gpus else self._reason)
         processes: dict[int, dict[int, int | None]] = {}
         gpus = tuple(self._read(device, processes) for device in self._devices)
         if any(d.fault for d in self._devices):
@@ -135,28 +151,55 @@ class Nvml:
             with suppress(nv.NVMLError):
                 nv.nvmlShutdown()
             return
-        self._devices = [self._device(index) for index in range(count)]
-        self._reason = None if count else "the NVIDIA driver is loaded and sees no GPU"
-        if not count:
+        self._devices = self._found(count)
+        self._reason = None if self._devices else "the NVIDIA driver is loaded and sees no GPU"
+        if not self._devices:
             self.close()
             self._retry_at = self._clock() + RETRY_S
 
-    def _device(self, index: int) -> _Device:
+    def _found(self, count: int) -> list[_Device]:
+        """Every GPU the driver counts, and those it counts no more."""
+        devices = [self._device(place) for place in range(count)]
+        missing = {uuid: gpu.index for uuid, gpu in self._known.items()}
+        taken = set(missing.values())
+        for device in devices:
+            if device.fault is not None:
+                continue
+            uuid = device.gpu.uuid
+            index = missing.pop(uuid, device.gpu.index)
+            if uuid not in self._known:
+                while index in taken:
+                    index += 1
+                taken.add(index)
+            device.gpu = self._known[uuid] = replace(device.gpu, index=index)
+        # What does not tell its uuid is taken for the one that was there, else for any missing one.
+        silent = [device for device in devices if device.fault is not None]
+        for device in sorted(silent, key=lambda d: d.gpu.index not in missing.values()):
+            there = [uuid for uuid, index in missing.items() if index == device.gpu.index]
+            for uuid in (there or list(missing))[:1]:
+                device.gpu = self._known[uuid]
+                del missing[uuid]
+        devices += [_Device(None, self._known[u], "no longer seen by the driver") for u in missing]
+        return sorted(devices, key=lambda device: device.gpu.index)
+
+    def _device(self, place: int) -> _Device:
+        """The GPU at this place of the driver's count."""
         nv = self._api
-        known = self._known.get(index) or Gpu(self._node, index, f"gpu-{index}", "NVIDIA GPU")
-        device = _Device(None, known)
-        device.handle = self._ask(device, "handle", lambda: nv.nvmlDeviceGetHandleByIndex(index))
-        if device.handle is None:
-            device.fault = device.fault or "does not answer"
+        device = _Device(None, Gpu(self._node, place, f"gpu-{place}", "NVIDIA GPU"))
+        try:
+            device.handle = nv.nvmlDeviceGetHandleByIndex(place)
+        except nv.NVMLError as error:
+            device.fault = _FAULTS.get(type(error).__name__, f"cannot be asked: {error}")
             return device
         name = self._ask(device, "name", lambda: nv.nvmlDeviceGetName(device.handle))
         uuid = self._ask(device, "uuid", lambda: nv.nvmlDeviceGetUUID(device.handle))
-        device.gpu = replace(known, name=_text(name) or known.name, uuid=_text(uuid) or known.uuid)
-        self._known[index] = device.gpu
+        gpu = device.gpu
+        device.gpu = replace(gpu, name=_text(name) or gpu.name, uuid=_text(uuid) or gpu.uuid)
         return device
 
     def _read(self, device: _Device, processes: dict[int, dict[int, int | None]]) -> Gpu:
         nv, handle, gpu = self._api, device.handle, device.gpu
+        device.begin()
         used, total = self._memory(device)
         share = self._ask(device, "utilization", lambda: nv.nvmlDeviceGetUtilizationRates(handle))
         heat = self._ask(
@@ -178,6 +221,8 @@ class Nvml:
         )
         for process in running or ():
             processes.setdefault(process.pid, {})[gpu.index] = process.usedGpuMemory
+        if device.fault is None and device.error is not None and not device.answers:
+            device.fault = f"answers nothing: {device.error}"
         if device.fault is not None:
             return replace(gpu, fault=device.fault)
         return replace(
@@ -208,14 +253,16 @@ class Nvml:
         if device.fault is not None or what in device.never:
             return None
         try:
-            return call()
+            answer = call()
         except self._api.NVMLError as error:
             kind = type(error).__name__
             if kind in _NEVER:
                 device.never.add(what)
             else:
-                device.fault = _FAULTS.get(kind)
+                device.fault, device.error = _FAULTS.get(kind), str(error)
             return None
+        device.answers += 1
+        return answer
 
 
 def throttle(reasons: int) -> str | None:

@@ -71,14 +71,20 @@ def tiny_source(source: str) -> str | None:
     return size
 
 
+def tiny_home(size: str, *, engines_dir: Path | None = None) -> Path:
+    """Where the tiny model of a size lies, or will once it is made."""
+    folder = engines_dir if engines_dir is not None else default_engines_dir()
+    return folder / "models" / f"tiny-{size}"
+
+
 def tiny_model(size: str, env: EngineEnvironment, *, engines_dir: Path | None = None) -> Path:
     """The directory of the tiny model of a size (a key of `SIZES`), made once, in about a second.
 
     Raises `ConsoleError` when it cannot be made or written.
     """
     tiny_source(f"tiny:{size}")
-    folder = (engines_dir if engines_dir is not None else default_engines_dir()) / "models"
-    home = folder / f"tiny-{size}"
+    home = tiny_home(size, engines_dir=engines_dir)
+    folder = home.parent
     shape = asdict(SIZES[size])
     script = hashlib.sha256(MAKE.read_bytes()).hexdigest()
     recipe = {"source": f"tiny:{size}", "shape": shape, "script_sha256": script}

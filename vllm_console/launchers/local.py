@@ -218,26 +218,30 @@ class LocalHandle:
         except (KeyError, TypeError, ValueError):
             return None
 
+    @property
+    def asked(self) -> bool:
+        return self.record.asked
+
     def alive(self) -> bool:
         parent = self._shim[0] if self._shim is not None and self._shim_lives() else None
         return adoption.main_alive(self.record, parent)
 
     def tree(self) -> list[int]:
-        if self._shim is None:
+        if self._shim is None or not self._shim_lives():
             return [pid for pid, _ in self._lost_members()]
-        pids = shim.descendants(self._shim[0]) if self._shim_lives() else []
+        pids = shim.descendants(self._shim[0])
         return sorted(pids, key=lambda pid: pid != self.pid)
 
     def stop(self) -> None:
         self._asked = True
-        if self._shim is not None:
+        if self._shim is not None and self._shim_lives():
             send(self._shim, signal.SIGTERM)
-        elif self.alive():
+        elif self._lost_members() and self.alive():
             send((self.record.pid, self.record.start), signal.SIGTERM)
 
     def kill(self) -> None:
         self._asked = True
-        if self._shim is not None:
+        if self._shim is not None and self._shim_lives():
             send(self._shim, signal.SIGUSR1)
         else:
             kill_all(self._lost_members())
@@ -314,12 +318,22 @@ def _spec(directory: Path) -> LaunchSpec:
     """The spec of a tree that runs; where its file is damaged, just enough to end the tree."""
     content = _read(directory / "spec.json")
     content.pop("generation", None)
-    for name in ("argv", "served_names", "gpus"):
-        content[name] = tuple(content.get(name, ()))
     try:
-        return LaunchSpec(**content)
+        for name in ("argv", "served_names", "gpus"):
+            content[name] = tuple(content.get(name, ()))
+        spec = LaunchSpec(**content)
     except TypeError:
         return LaunchSpec(directory.name, directory.name, 0, (), 0, ())
+    kinds = (
+        (spec.model, str),
+        (spec.revision, int),
+        (spec.port, int),
+        (spec.stop_grace_s, (int, float)),
+    )
+    sound = all(isinstance(value, kind) for value, kind in kinds)
+    if not sound or spec.worker_id != directory.name:
+        return LaunchSpec(directory.name, directory.name, 0, (), 0, ())
+    return spec
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -35,7 +35,7 @@ class Board:
                 self.trends.append(item)
                 self._arrived = now
             else:
-                self.trends.replace(item)
+                self.trends.recall(item)
         self.selected = keep(self.selected, self.entries, before)
 
     def select(self, key: str) -> None:

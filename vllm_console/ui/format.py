@@ -20,6 +20,13 @@ def sig3(value: float) -> str:
     return f"{value:.0f}"
 
 
+def figure(value: float) -> str:
+    """Three figures, three decimals below 1, thousands with a comma: `0.074`, `23.9`, `1,994`."""
+    if 0 < value < 0.9995:
+        return f"{value:.3f}"
+    return sig3(value) if abs(value) < 999.5 else count(value) if abs(value) < 9999.5 else si(value)
+
+
 def si(value: float | None) -> str:
     """A number with its SI letter in at most five cells: `999`, `1.54k`, `32.8k`, `2.10M`."""
     if value is None:
@@ -66,6 +73,21 @@ def duration(seconds: float | None) -> tuple[str, str]:
     return sig3(seconds / 86_400), "d"
 
 
+def uptime(seconds: float | None) -> tuple[str, str]:
+    """Seconds since something began as (number, unit); its last digit moves at most once a second.
+
+    >>> uptime(73.4), uptime(4000.0), uptime(273_000.0)
+    (('73', 's'), ('66', 'min'), ('3.1', 'd'))
+    """
+    if seconds is None:
+        return NONE, ""
+    for unit, length, digits in (("d", 86_400, 1), ("h", 3600, 1), ("min", 60, 0)):
+        if seconds >= 2 * length:
+            scale = 10**digits
+            return f"{int(seconds / length * scale) / scale:.{digits}f}", unit
+    return f"{int(seconds)}", "s"
+
+
 def age(seconds: float) -> str:
     """An age in whole units, for text that changes each second: `12 s`, `3 min`, `2 h`."""
     for unit, size in (("h", 3600), ("min", 60)):
@@ -82,6 +104,23 @@ def gib(size: float | None) -> str:
     if 0 < value < 0.995:
         return f"{value:.2f}"
     return f"{value:.1f}" if value < 99.95 else f"{value:,.0f}"
+
+
+def size(count: float | None, like: float | None = None) -> tuple[str, str]:
+    """Bytes as (number, unit): GiB as `gib` writes them, MiB below one.
+
+    With `like` the unit is the one that reads best for so many bytes: what comes and goes keeps
+    the unit of its whole.
+
+    >>> size(131 * 2**30), size(1.3 * 2**20), size(0, like=4 * 2**20)
+    (('131', 'GiB'), ('1.3', 'MiB'), ('0.0', 'MiB'))
+    """
+    if count is None:
+        return NONE, ""
+    if 0 < (count if like is None else like) < 0.995 * 2**30:
+        value = count / 2**20
+        return (f"{value:.1f}" if value < 9.95 else f"{value:.0f}"), "MiB"
+    return gib(count), "GiB"
 
 
 def percent(ratio: float | None) -> str:

@@ -87,7 +87,7 @@ def _ruled(text: str, values: Samples, line: float, ink: str) -> Row:
 
 
 def histogram(counts: Sequence[float], width: int, height: int, hue: str) -> list[Row]:
-    """Columns that fill the width evenly; a count above zero shows at least an eighth."""
+    """Columns of one width; a count above zero shows at least an eighth of a cell."""
     bounds = column_bounds(len(counts), width)
     top = max(counts, default=0)
     if top <= 0:
@@ -105,15 +105,15 @@ def histogram(counts: Sequence[float], width: int, height: int, hue: str) -> lis
 def column_bounds(columns: int, width: int) -> list[tuple[int, int]]:
     """First cell and the one behind the last, for each column of a histogram.
 
-    All columns are equally wide; cells that are left over widen the gaps.
+    All columns are equally wide and equally far apart, with a gap where it leaves them two cells;
+    what is left over stays free at both sides.
     """
     if not columns:
         return []
-    gap = 1 if width >= columns * 2 else 0
-    size = max(1, (width + gap) // columns - gap)
-    steps = max(1, columns - 1)
-    starts = [round(i * (width - size) / steps) for i in range(columns)]
-    return [(start, start + size) for start in starts]
+    gap = 1 if (width + 1) // columns >= 3 else 0
+    pitch = max(1, (width + gap) // columns)
+    start = max(0, (width - (pitch * columns - gap)) // 2)
+    return [(start + i * pitch, start + (i + 1) * pitch - gap) for i in range(columns)]
 
 
 def bar(ratio: float | None) -> str:

@@ -59,7 +59,7 @@ class Panel(Lines, can_focus=True):
             if view.selected not in keys:
                 return narrowed + ("0 of 0" if view.filter else "")
             return f"{narrowed}{keys.index(view.selected) + 1} of {len(keys)}"
-        if self.spec.name == "scaling":
+        if self.spec.name == "scaling" or not view.snapshot.models:
             return ""
         width, height = self.size
         graphs = places(self.spec, view, self.layout_name, width, height)
@@ -76,10 +76,9 @@ class Panel(Lines, can_focus=True):
             inside = place.x <= offset.x < place.x + place.width
             row = offset.y - place.y - 1
             if place.block == "models" and inside and 0 <= row < place.height - 1:
-                entries = self._view.entries
-                at = models.first_shown(self._view, place.height) + row
-                if at < len(entries):
-                    self.post_message(EntryChosen(entries[at].key))
+                entries = models.shown(self._view, place.height)
+                if row < len(entries):
+                    self.post_message(EntryChosen(entries[row].key))
 
 
 def _title(name: str, title: str, current: bool | None) -> str:

@@ -182,17 +182,14 @@ def meter(ratio: float | None, width: int, ink: str) -> Row:
 def stack(parts: Sequence[tuple[float, str]], width: int) -> Row:
     """Parts of a whole as backgrounds side by side; the row is exactly `width` cells.
 
-    Cells go by largest remainder, and a part that is there at all gets at least one.
+    Cells go by largest remainder: a part far below a cell gets none, the legend tells its size.
     """
     parts = [(size, ink) for size, ink in parts if size > 0]
     total = sum(size for size, _ in parts)
-    if not parts or width < len(parts):
+    if not parts:
         return [("╌" * width, "track")]
     exact = [size / total * width for size, _ in parts]
-    cells = [max(1, int(e)) for e in exact]
-    for i in sorted(range(len(cells)), key=lambda i: cells[i] - exact[i]):
-        if sum(cells) < width:
-            cells[i] += 1
-    while sum(cells) > width:
-        cells[cells.index(max(cells))] -= 1
-    return [(" " * n, "on " + ink) for n, (_, ink) in zip(cells, parts, strict=True)]
+    cells = [int(e) for e in exact]
+    for i in sorted(range(len(cells)), key=lambda i: cells[i] - exact[i])[: width - sum(cells)]:
+        cells[i] += 1
+    return [(" " * n, "on " + ink) for n, (_, ink) in zip(cells, parts, strict=True) if n]

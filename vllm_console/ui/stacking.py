@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from itertools import combinations, pairwise
 
 from vllm_console.ui.blocks import BLOCKS
 from vllm_console.ui.panels import PanelSpec, Placed
@@ -10,7 +11,8 @@ from vllm_console.ui.rows import Row, beside, wrap
 from vllm_console.ui.view import View
 
 TWO_COLUMNS = 110
-"""A zoomed panel this wide puts its blocks in two columns."""
+THREE_COLUMNS = 190
+"""A zoomed panel this wide puts its blocks in two columns, or in three."""
 _GUTTER = 4
 _AIRY = 24
 """A panel with so many rows keeps the blank ones between its blocks."""
@@ -42,12 +44,13 @@ def places(spec: PanelSpec, view: View, layout: str, width: int, height: int) ->
     shown = [p for p in spec.blocks if layout in p.at and p.room <= height and _wanted(p, view)]
     if layout != "zoom" or width < TWO_COLUMNS or len(shown) < 2:
         return _column(shown, view, 0, width, height, layout == "zoom")
-    half = (width - _GUTTER) // 2
-    left, right = _halves(shown, view, half, height)
-    return [
-        *_column(left, view, 0, half, height, True),
-        *_column(right, view, half + _GUTTER, width - half - _GUTTER, height, True),
-    ]
+    many = min(3 if width >= THREE_COLUMNS else 2, len(shown))
+    size = (width - _GUTTER * (many - 1)) // many
+    out = []
+    for number, blocks in enumerate(_columns(shown, view, size, height, many)):
+        x = number * (size + _GUTTER)
+        out += _column(blocks, view, x, size if number < many - 1 else width - x, height, True)
+    return out
 
 
 def draw_panel(spec: PanelSpec, view: View, layout: str, width: int, height: int) -> list[Row]:
@@ -58,17 +61,16 @@ def draw_panel(spec: PanelSpec, view: View, layout: str, width: int, height: int
         )]  # fmt: skip
     view = replace(view, limits=spec.limits)
     columns: dict[int, list[Row]] = {}
-    widths: dict[int, int] = {}
     for place in places(spec, view, layout, width, height):
         rows = columns.setdefault(place.x, [])
-        widths[place.x] = place.width
         rows += [[] for _ in range(place.y - len(rows))]
-        drawn = BLOCKS[place.block].draw(view, place.width, place.height)[: place.height]
+        block = BLOCKS[place.block]
+        drawn = block.draw(view, min(place.width, block.widest), place.height)[: place.height]
         rows += [*drawn, *([] for _ in range(place.height - len(drawn)))]
-    if len(columns) == 2:
-        (a, one), (b, two) = columns.items()
-        return beside(one, two, (widths[a], widths[b]), _GUTTER)
-    return next(iter(columns.values()), [])
+    out: list[Row] = []
+    for x, rows in columns.items():
+        out = beside(out, rows, (x - _GUTTER, 0), _GUTTER) if x else rows
+    return out
 
 
 def _wanted(placed: Placed, view: View) -> bool:
@@ -85,6 +87,8 @@ def _column(
     slots = _kept(slots, height)
     if not slots:
         return []
+    if len(slots) == 1 and not (view.snapshot and view.snapshot.models):
+        return [Place(slots[0].placed.block, x, 0, width, height)]
     least = sum(s.least for s in slots) + len(slots) - 1
     wish = sum(s.least if s.asked is None else s.asked for s in slots) + len(slots) - 1
     gap = 1 if wish <= height or (height >= _AIRY and least <= height) else 0
@@ -118,10 +122,11 @@ def _slot(placed: Placed, view: View, width: int, height: int) -> _Slot:
     )  # fmt: skip
     if placed.rows is not None:
         return _Slot(placed, placed.rows, placed.rows, placed.rows, None)
-    ask = BLOCKS[placed.block].ask
+    block = BLOCKS[placed.block]
+    ask = block.ask
     if placed.share or ask is None:
         return _Slot(placed, placed.min, placed.min, max(most, placed.min), None)
-    asked = max(1, min(ask(view, width, height), max(most, placed.min)))
+    asked = max(1, min(ask(view, min(width, block.widest), height), max(most, placed.min)))
     least = min(placed.min, asked)
     return _Slot(placed, least, least, asked, asked)
 
@@ -140,13 +145,16 @@ def _grow(slots: list[_Slot], free: int, *, lift: bool) -> None:
         free -= 1
 
 
-def _halves(
-    shown: list[Placed], view: View, width: int, height: int
-) -> tuple[list[Placed], list[Placed]]:
-    """The blocks in two columns of about the same height, order kept."""
+def _columns(
+    shown: list[Placed], view: View, width: int, height: int, many: int
+) -> list[list[Placed]]:
+    """The blocks in so many columns of about the same height, order kept."""
     wishes = []
     for placed in shown:
         slot = _slot(placed, view, width, height)
         wishes.append(slot.asked or slot.least * (2 if placed.share else 1))
-    best = min(range(1, len(shown)), key=lambda i: abs(sum(wishes[:i]) - sum(wishes[i:])))
-    return shown[:best], shown[best:]
+    cuts = [
+        (0, *inner, len(shown)) for inner in combinations(range(1, len(shown)), many - 1)
+    ]  # fmt: skip
+    best = min(cuts, key=lambda cut: max(sum(wishes[a:b]) for a, b in pairwise(cut)))
+    return [shown[a:b] for a, b in pairwise(best)]

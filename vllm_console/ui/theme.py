@@ -20,6 +20,8 @@ DEFAULT = "console-night"
 
 _BLENDS = (("value", 1.0), ("label", 0.68), ("dim", 0.45), ("track", 0.16), ("select", 0.14))
 """How far an ink lies from the background towards the foreground in a theme that is not ours."""
+_LEAST_CONTRAST = 4.5
+"""Between any text and its background (WCAG 2.2, 1.4.3)."""
 _EDGE = 0.38
 """How far a border lies from the background towards its panel's hue."""
 
@@ -46,12 +48,35 @@ def _blend(background: str, foreground: str, factor: float) -> str:
     return Color.parse(background).blend(Color.parse(foreground), factor).hex
 
 
+def contrast(one: Color, two: Color) -> float:
+    """The contrast ratio of two colours, 1 to 21 (WCAG 2.2)."""
+    low, high = sorted((_luminance(one), _luminance(two)))
+    return (high + 0.05) / (low + 0.05)
+
+
+def _luminance(colour: Color) -> float:
+    parts = [v / 255 for v in (colour.r, colour.g, colour.b)]
+    red, green, blue = (v / 12.92 if v <= 0.04045 else ((v + 0.055) / 1.055) ** 2.4 for v in parts)
+    return 0.2126 * red + 0.7152 * green + 0.0722 * blue
+
+
+def readable(colour: Color, ground: Color) -> Color:
+    """The colour, moved towards black or white until it can be read on its ground."""
+    white, black = Color(255, 255, 255), Color(0, 0, 0)
+    end = white if contrast(white, ground) > contrast(black, ground) else black
+    for step in range(21):
+        moved = colour.blend(end, step / 20)
+        if contrast(moved, ground) >= _LEAST_CONTRAST:
+            return moved
+    return end
+
+
 NIGHT = _theme(
     "console-night",
     dark=True,
     base=("#d5dde8", "#0b0f14", "#0f141b", "#161d27"),
     state=("#63c174", "#e5b53d", "#f2635e"),
-    inks=("#e8eef6", "#8a97a8", "#5f6c7d", "#222b37", "#1c2a3a"),
+    inks=("#e8eef6", "#94a1b2", "#738194", "#222b37", "#1c2a3a"),
     hues=("#6cb6ff", "#57c7b6", "#b294f2", "#e39a5b"),
 )
 DAY = _theme(
@@ -59,7 +84,7 @@ DAY = _theme(
     dark=False,
     base=("#24303d", "#fbfcfd", "#f4f6f9", "#e9edf2"),
     state=("#1a7f37", "#9a6700", "#c62828"),
-    inks=("#10181f", "#566373", "#8491a1", "#dde3ea", "#dce8f6"),
+    inks=("#10181f", "#4d5a6a", "#677484", "#dde3ea", "#dce8f6"),
     hues=("#1667c2", "#0b7a6c", "#6f42c1", "#b35900"),
 )
 
@@ -70,6 +95,9 @@ def derived(theme: Theme) -> dict[str, str]:
     background = theme.background or ("#121212" if theme.dark else "#fbfcfd")
     foreground = theme.foreground or ("#e0e0e0" if theme.dark else "#1f1f1f")
     variables = {f"ink-{name}": _blend(background, foreground, by) for name, by in _BLENDS}
+    for name in ("label", "dim"):
+        ink = Color.parse(variables[f"ink-{name}"])
+        variables[f"ink-{name}"] = readable(ink, Color.parse(background)).hex
     for panel in PANELS:
         hue = ours.variables[f"hue-{panel}"]
         variables[f"hue-{panel}"] = hue
@@ -114,19 +142,24 @@ class Inks(dict[str, Style]):
     def __missing__(self, ink: str) -> Style:
         name, at, ground = ink.partition("@")
         base, bold, _ = name.partition("!")
+        under = self._grounds[ground] if at else self._background
         if base.startswith("on "):
             style = Style(bgcolor=self._colours[base[3:]].rich_color)
         else:
+            colour = self._colours[base]
+            if base in _READ:
+                colour = readable(colour, under)
             style = Style(
-                color=self._colours[base].rich_color,
-                bgcolor=self._background.rich_color,
+                color=colour.rich_color,
+                bgcolor=under.rich_color,
                 bold=bool(bold) or base == "value",
             )
-        if at:
-            style += Style(bgcolor=self._grounds[ground].rich_color)
         self[ink] = style
         return style
 
+
+_READ = frozenset({"", "text", "value", "label", "dim", "ok", "warn", "crit", *PANELS})
+"""Inks that text is written in; the others only fill."""
 
 _NEEDED = (
     "foreground", "background", "success", "warning", "error",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from array import array
 from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime
 
 from vllm_console.snapshot import Load, Model, Snapshot, Worker
 
@@ -21,6 +22,8 @@ KEPT = 600
 """Values a trend keeps: the widest graph there is shows two a cell."""
 
 _MISSING = math.nan
+_LATE = 2.5
+"""Intervals between two snapshots from which on some are missing, not just late."""
 
 
 class Trends:
@@ -28,6 +31,7 @@ class Trends:
 
     def __init__(self) -> None:
         self._values: dict[tuple[str, str], array[float]] = {}
+        self._newest: datetime | None = None
 
     def tail(self, subject: str, metric: str, size: int) -> list[float | None]:
         """The newest `size` values or fewer, `None` where there was no sample."""
@@ -36,14 +40,17 @@ class Trends:
             return []
         return [None if v != v else v for v in values[-size:]]
 
-    def replace(self, series: Mapping[str, Mapping[str, Iterable[float | None]]]) -> None:
-        """Take over what the daemon remembers; drops all that was here."""
-        self._values.clear()
+    def recall(self, series: Mapping[str, Mapping[str, Iterable[float | None]]]) -> None:
+        """Take over what the daemon remembers, where that is more than what is here.
+
+        A daemon that has just started remembers less than a console that saw its predecessor.
+        """
         for subject, metrics in series.items():
             for metric, values in metrics.items():
-                self._values[subject, metric] = array(
-                    "d", [_MISSING if v is None else v for v in values]
-                )
+                told = array("d", [_MISSING if v is None else v for v in values])
+                known = next((i for i, v in enumerate(told) if v == v), len(told))
+                if len(told) - known > len(self._values.get((subject, metric), ())):
+                    self._values[subject, metric] = told
 
     def append(self, snapshot: Snapshot) -> None:
         """Add one value to every trend; subjects that are gone are forgotten."""
@@ -54,15 +61,33 @@ class Trends:
                 subjects.update({f"worker/{w.id}": w for w in model.workers})
         for key in [key for key in self._values if key[0] not in subjects]:
             del self._values[key]
+        missed = self._missed(snapshot)
         for subject, load in subjects.items():
             for metric in METRICS:
+                for _ in range(missed if (subject, metric) in self._values else 0):
+                    self._push(subject, metric, None)
                 self._push(subject, metric, value_of(load, metric))
+
+    def _missed(self, snapshot: Snapshot) -> int:
+        """How many snapshots are missing between the newest before and this one: a gap."""
+        before, self._newest = self._newest, _time(snapshot.at)
+        if before is None or self._newest is None or snapshot.interval_s <= 0:
+            return 0
+        steps = (self._newest - before).total_seconds() / snapshot.interval_s
+        return 0 if steps < _LATE else min(KEPT, round(steps) - 1)
 
     def _push(self, subject: str, metric: str, value: float | None) -> None:
         values = self._values.setdefault((subject, metric), array("d"))
         values.append(_MISSING if value is None else value)
         if len(values) > 2 * KEPT:
             del values[:-KEPT]
+
+
+def _time(at: str) -> datetime | None:
+    try:
+        return datetime.fromisoformat(at)
+    except ValueError:
+        return None
 
 
 def value_of(load: Load | Worker, metric: str) -> float | None:

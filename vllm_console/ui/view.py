@@ -130,15 +130,27 @@ class View:
             return "nothing selected", ""
         group = look(state).group
         if group == "loading":
-            return "no samples while loading", ""
+            return "no samples while loading", _start(self.worker)
         if group == "stopped":
             return "stopped · l loads it", ""
         if group == "failed":
-            return "failed · enter shows the log", ""
+            worker = self.worker
+            cause = worker.failure.cause if worker and worker.failure else ""
+            return "failed · enter shows the log", cause
         worker = self.worker
         if worker is not None and worker.stale_reason:
             return "no sample", worker.stale_reason
         return ("waiting for the first sample", "") if group == "ready" else (state, "")
+
+
+def _start(worker: Worker | None) -> str:
+    """`weights · about 58 s left` of a start, as far as it is known."""
+    if worker is None or worker.stage is None:
+        return (worker.reason or "") if worker else ""
+    if worker.expected_s is None or worker.elapsed_s is None:
+        return worker.stage
+    left = worker.expected_s - worker.elapsed_s
+    return f"{worker.stage} · " + (f"about {age(left)} left" if left >= 1 else "soon ready")
 
 
 def entries(snapshot: Snapshot, words: str = "") -> list[Entry]:

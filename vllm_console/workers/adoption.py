@@ -52,6 +52,8 @@ class Record:
     at: float
     """Seconds since the epoch."""
     log_start: int
+    asked: bool = False
+    """The shim has been asked to end it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,6 +127,7 @@ def _record(directory: Path) -> Record | None:
             generation=int(content["generation"]),
             at=float(content["at"]),
             log_start=int(content["log_start"]),
+            asked=bool(content.get("asked")),
         )
     except (KeyError, TypeError, ValueError):
         return None

@@ -84,6 +84,10 @@ class Handle(Protocol):
     def served(self) -> Served | None:
         """Set when this tree has been ready before."""
 
+    @property
+    def asked(self) -> bool:
+        """It had been asked to end when it was found."""
+
     def alive(self) -> bool:
         """The main process runs."""
 

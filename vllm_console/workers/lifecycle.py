@@ -110,6 +110,8 @@ class Launched:
     """How long ago it became ready, if it did."""
     dying: bool = False
     """Found running, but its main process has ended already."""
+    asked: bool = False
+    """Found running, but it has been told to end."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -370,8 +372,12 @@ def _launched(life: Life, event: Launched, now: float) -> Step:
         started=now - event.ago_s,
         ready=None if event.served_ago_s is None else now - event.served_ago_s,
         wanted=life.wanted or found,
-        asked=life.asked and not found,
+        asked=event.asked if found else life.asked,
     )
+    if found and life.asked:
+        return replace(_stop(life, life.grace_s + KILL_SLACK_S, now)[0], wanted=False), (
+            Action.WATCH,
+        )
     if event.dying:
         dying = _to(life, State.STOPPING, now, reason="ends what its main process left")
         return dying, (Action.WATCH,)

@@ -5,7 +5,8 @@
     DIR/spec.json    in   what to run: argv, cwd, stop_grace_s, log_keep_bytes, generation
     DIR/shim.lock    out  a flock held for as long as the shim lives: this *is* its identity;
                           inside, the shim's pid and start time
-    DIR/state.json   out  the main process: pid, start time, boot id, where its log begins
+    DIR/state.json   out  the main process: pid, start time, boot id, where its log begins, and
+                          whether it has been asked to end
     DIR/exit.json    out  how the main process ended, and whether the end was asked for
     DIR/out.log      out  stdout and stderr of the tree, appended by the tree itself
 
@@ -129,6 +130,8 @@ class Shim:
         self.log = -1
         self.pid = 0
         self.asked = False
+        self.state: dict[str, Any] = {}
+        """What state.json says, once the worker runs."""
         self.ended: dict[str, Any] | None = None
         """What exit.json says, once the main process has ended."""
         self.kill_at: float | None = None
@@ -155,16 +158,17 @@ class Shim:
         log_start = os.fstat(self.log).st_size
         self.pid = self._spawn(spec["argv"], spec["cwd"])
         seen = process(self.pid)
-        state = {
+        self.state = {
             "pid": self.pid,
             "start": seen[0] if seen else 0,
             "boot": boot_id(),
             "generation": self.generation,
             "at": time.time(),
             "log_start": log_start,
+            "asked": False,
         }
         try:
-            self._save("state.json", state)
+            self._save("state.json", self.state)
         except OSError as error:
             self._signal_children(signal.SIGKILL)
             raise _Refused(f"cannot write {self.directory}/state.json: {error.strerror}") from None
@@ -241,6 +245,10 @@ class Shim:
             self.kill_at = time.monotonic() + self.grace_s
             if self.ended is None:
                 _signal(self.pid, signal.SIGTERM)
+        if not self.state["asked"]:  # so that the next daemon knows, should this one end now
+            self.state["asked"] = True
+            with contextlib.suppress(OSError):
+                self._save("state.json", self.state)
 
     def _reap(self) -> bool:
         """Collect the dead; False when no child is left."""

@@ -18,13 +18,18 @@ _ANY = {"00000000", "0" * 32}
 
 
 def listeners(port: int) -> frozenset[int]:
-    """Inodes of the sockets that take a connection to 127.0.0.1:`port`.
+    """Inodes of the sockets that take a connection to 127.0.0.1:`port`."""
+    return listeners_by_port().get(port, frozenset())
+
+
+def listeners_by_port() -> dict[int, frozenset[int]]:
+    """Inodes of the sockets that take a connection to 127.0.0.1, for every port that has one.
 
     The kernel prefers a socket bound to the address over one bound to all of them, so the latter
     count only without the former. Format: proc(5), /proc/net/tcp.
     """
-    exact: set[int] = set()
-    wild: set[int] = set()
+    exact: dict[int, set[int]] = {}
+    wild: dict[int, set[int]] = {}
     for table in ("/proc/net/tcp", "/proc/net/tcp6"):
         try:
             with open(table) as file:
@@ -33,13 +38,14 @@ def listeners(port: int) -> frozenset[int]:
             continue
         for line in lines:
             fields = line.split()
+            if fields[3] != _LISTEN:
+                continue
             address, _, number = fields[1].partition(":")
-            if fields[3] == _LISTEN and int(number, 16) == port:
-                if address in _LOOPBACK:
-                    exact.add(int(fields[9]))
-                elif address in _ANY:
-                    wild.add(int(fields[9]))
-    return frozenset(exact or wild)
+            if address in _LOOPBACK:
+                exact.setdefault(int(number, 16), set()).add(int(fields[9]))
+            elif address in _ANY:
+                wild.setdefault(int(number, 16), set()).add(int(fields[9]))
+    return {port: frozenset(inodes) for port, inodes in {**wild, **exact}.items()}
 
 
 def sockets_of(pid: int) -> set[int]:

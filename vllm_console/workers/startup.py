@@ -151,6 +151,10 @@ class Startup:
             chunked_prefill=_flag(values, "enable_chunked_prefill"),
             speculative=speculative and " ".join(filter(None, speculative.groups())),
         )
+        ranges = _RANGES.search(found["config"])
+        if ranges and self.engine.max_num_batched_tokens is None:
+            ends = [int(end) for end in ranges[1].split(",") if end.strip().isdigit()]
+            self._set(max_num_batched_tokens=max(ends, default=None))
 
     def _arguments(self, found: re.Match[str], process: str) -> None:
         try:
@@ -215,6 +219,9 @@ _SETTING = re.compile(
 _SPECULATIVE = re.compile(
     r"speculative_config=SpeculativeConfig\((?:method='([^']*)')?.*?num_spec_tokens=(\d+)"
 )
+_RANGES = re.compile(r"'compile_ranges_endpoints': \[([\d, ]+)\]")
+"""vLLM compiles for steps of up to max_num_batched_tokens, the highest of these (config/vllm.py,
+`_set_compile_ranges`); the one place where it says a value that nobody set."""
 
 _Learn = Callable[[Startup, "re.Match[str]", str], None]
 

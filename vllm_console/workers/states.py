@@ -57,6 +57,13 @@ class Cause(StrEnum):
     OUT_OF_MEMORY = "out-of-memory"
     ENGINE_DIED = "engine-died"
     ENGINE_MISSING = "engine-missing"
+    ENGINE_UNFIT = "engine-unfit"
+    """The engine was not built for this GPU or this driver."""
+    GPU_FAULT = "gpu-fault"
+    NCCL_FAILED = "nccl-failed"
+    """The GPUs of one worker do not reach each other."""
+    DISK_FULL = "disk-full"
+    HUB_UNREACHABLE = "hub-unreachable"
     KILLED = "killed"
     TIMED_OUT = "timed-out"
     UNKNOWN = "unknown"
@@ -71,6 +78,7 @@ PERMANENT = frozenset(
         Cause.UNSUPPORTED_MODEL,
         Cause.KV_TOO_SMALL,
         Cause.ENGINE_MISSING,
+        Cause.ENGINE_UNFIT,
     }
 )
 """Configuration errors: starting again would end the same way."""

@@ -184,6 +184,7 @@ class Worker:
                 ago_s=max(0.0, wall - handle.started_at),
                 served_ago_s=max(0.0, wall - served.at) if served else None,
                 dying=not handle.alive(),
+                asked=handle.asked,
             )
         )
 

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -30,6 +33,25 @@ def test_every_verb_has_help(capsys: pytest.CaptureFixture[str]) -> None:
             main([verb, "--help"])
         assert ended.value.code == 0
         assert "usage: vllm-console" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("words", [["--help"], ["completion", "bash"]])
+def test_a_reader_that_is_gone_is_no_error(words: list[str]) -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    environment = {k: v for k, v in os.environ.items() if k != "PYTHONUNBUFFERED"}
+    command = [sys.executable, "-m", "vllm_console", *words]
+    with os.fdopen(writing) as out:
+        done = subprocess.run(command, stdout=out, stderr=subprocess.PIPE, env=environment)
+    assert (done.returncode, done.stderr) == (0, b"")
+
+
+def test_a_disk_that_is_full_is_one_line() -> None:
+    command = [sys.executable, "-m", "vllm_console", "completion", "bash"]
+    with open("/dev/full", "w") as out:
+        done = subprocess.run(command, stdout=out, stderr=subprocess.PIPE, text=True)
+    assert done.returncode == 1
+    assert done.stderr == "vllm-console: standard output: No space left on device\n"
 
 
 def test_every_verbs_line_is_its_modules_own() -> None:
@@ -108,7 +130,18 @@ def test_the_consoles_options_need_no_verb(fleet: Path, capsys: pytest.CaptureFi
 
 
 @pytest.mark.parametrize(
-    "words", [["load"], ["status", "--jsn"], ["completion", "tcsh"], ["up", "--fleet"], ["--nope"]]
+    "words",
+    [
+        ["load"],
+        ["status", "--jsn"],
+        ["completion", "tcsh"],
+        ["up", "--fleet"],
+        ["--nope"],
+        ["logs", "a", "-n", "-5"],
+        ["events", "-n", "many"],
+        ["load", "a", "--timeout", "nan"],
+        ["down", "--timeout", "-1"],
+    ],
 )
 def test_wrong_usage_is_one_line_and_exit_2(
     words: list[str], capsys: pytest.CaptureFixture[str]

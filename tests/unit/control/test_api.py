@@ -27,6 +27,7 @@ class FakeFleet:
     def __init__(self) -> None:
         self.told: list[tuple[str, dict[str, Any]]] = []
         self.streams = 0
+        self.pause_s = 0.0
 
     def snapshot_json(self) -> bytes:
         return json.dumps(to_json(PICTURE)).encode()
@@ -45,6 +46,7 @@ class FakeFleet:
 
     async def follow_events(self, seq: int) -> AsyncIterator[Event]:
         for event in self.events_after(seq, 100):
+            await asyncio.sleep(self.pause_s)
             yield event
 
     def series(self, subject: str, metric: str, seconds: float, step: float) -> list[float | None]:
@@ -139,6 +141,13 @@ def test_logs_name_their_worker_and_offset(client: Client) -> None:
 
 def test_events_come_above_a_number(client: Client) -> None:
     assert [e.seq for e in client.events(after=2)] == [3, 4]
+    assert [e.seq for e in client.follow_events(after=3)] == [4]
+
+
+def test_a_quiet_fleet_is_followed_for_longer_than_an_answer_may_take(
+    client: Client, fleet: FakeFleet
+) -> None:
+    fleet.pause_s, client.timeout = 0.8, 0.4
     assert [e.seq for e in client.follow_events(after=3)] == [4]
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 from pathlib import Path
 
+import pytest
+
 from vllm_console.control.events import EventLog
 
 
@@ -30,6 +32,22 @@ def test_a_line_cut_by_a_crash_is_passed_over(tmp_path: Path) -> None:
     again = log(path)
     assert [e.seq for e in again.after(0)] == [1]
     assert again.add("info", "b", "x").seq == 2
+    assert [e.seq for e in log(path).after(0)] == [1, 2]
+
+
+@pytest.mark.parametrize("seq", ['"many"', "null", "[]", "1e999"])
+def test_a_damaged_number_keeps_no_daemon_from_starting(tmp_path: Path, seq: str) -> None:
+    path = tmp_path / "events.jsonl"
+    log(path).add("ok", "a-1", "ready")
+    with path.open("a") as lines:
+        lines.write(f'{{"seq": {seq}, "at": "", "level": "ok", "subject": "a", "text": ""}}\n')
+    assert log(path).add("ok", "a-1", "ready").seq == 2
+
+
+def test_none_of_the_newest_is_none(tmp_path: Path) -> None:
+    events = log(tmp_path / "events.jsonl")
+    events.add("ok", "a-1", "ready")
+    assert events.after(0, 0) == []
 
 
 def test_a_file_that_cannot_be_written_costs_the_record_not_the_event(tmp_path: Path) -> None:

@@ -7,11 +7,13 @@ from typing import Any
 
 import pytest
 
-from vllm_console.control.launching import choose_gpus, weights_bytes
+from vllm_console.control.launching import choose_gpus, refuse_certain_failure, weights_bytes
 from vllm_console.engines.environment import EngineEnvironment
 from vllm_console.errors import ConsoleError, InvalidInput
 from vllm_console.fleet.model import ModelConfig
 from vllm_console.snapshot import Gpu
+from vllm_console.workers.launch import LaunchFailed
+from vllm_console.workers.states import Cause
 
 
 def engine(device: str) -> EngineEnvironment:
@@ -58,3 +60,56 @@ def test_weights_are_counted_from_the_files_of_a_local_model(tmp_path: Path) -> 
     (tmp_path / "b.safetensors").write_bytes(b"123")
     assert weights_bytes(str(tmp_path)) == 8
     assert weights_bytes("Qwen/Qwen3-32B") is None
+
+
+CONFIG = (
+    '{"architectures": ["LlamaForCausalLM"], "max_position_embeddings": 4096,'
+    ' "num_attention_heads": 4}'
+)
+
+
+@pytest.mark.parametrize(
+    ("options", "files", "cause", "line", "remedy"),
+    [
+        (
+            {"max_model_len": 8192},
+            ("model.safetensors.bin",),
+            Cause.BAD_OPTION,
+            "max_model_len 8192 exceeds the model's 4096",
+            "set max_model_len to 4096 or less",
+        ),
+        ({}, (), Cause.WEIGHTS_BROKEN, "no weight files", "fetch the model again"),
+        (
+            {"max_model_len": 8192, "tensor_parallel_size": 3},
+            ("w.bin",),
+            Cause.BAD_OPTION,
+            "max_model_len 8192",
+            "(and 1 more: `vllm-console validate` lists them)",
+        ),
+    ],
+)
+def test_what_vllm_would_refuse_fails_at_once_with_cause_and_remedy(
+    tmp_path: Path,
+    options: dict[str, Any],
+    files: tuple[str, ...],
+    cause: Cause,
+    line: str,
+    remedy: str,
+) -> None:
+    (tmp_path / "config.json").write_text(CONFIG, encoding="utf-8")
+    for name in files:
+        (tmp_path / name).write_bytes(b"w")
+    with pytest.raises(LaunchFailed) as refused:
+        refuse_certain_failure(model(options=options), str(tmp_path), {})
+    failure = refused.value.failure
+    assert failure.cause == cause
+    assert line in failure.line
+    assert remedy in failure.remedy
+
+
+def test_a_variable_of_the_model_is_heard_before_a_launch_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(CONFIG, encoding="utf-8")
+    (tmp_path / "w.bin").write_bytes(b"w")
+    lifted = model(options={"max_model_len": 8192}, env={"VLLM_ALLOW_LONG_MAX_MODEL_LEN": "1"})
+    refuse_certain_failure(lifted, str(tmp_path), {})
+    refuse_certain_failure(model(options={"max_model_len": 8192}), "no/such-model", {})

@@ -1,4 +1,4 @@
-"""Revision numbers and wanted models: kept over restarts, whatever a crash left behind."""
+"""Revisions and wanted models: kept over restarts, whatever a crash left behind."""
 
 from __future__ import annotations
 
@@ -7,15 +7,42 @@ from pathlib import Path
 import pytest
 
 from vllm_console.control.revisions import Revisions, WantedModels
+from vllm_console.control.rollout import stored
+from vllm_console.control.served import ServedModel
+from vllm_console.errors import InvalidInput
+from vllm_console.fleet.model import ModelConfig
+
+
+def config(seqs: int, name: str = "m") -> ModelConfig:
+    return ModelConfig(name=name, source="x/y", options={"max_num_seqs": seqs})
 
 
 def test_a_new_configuration_gets_the_next_number_and_an_old_one_its_own(tmp_path: Path) -> None:
     path = tmp_path / "revisions.json"
     revisions = Revisions(path)
-    assert [revisions.number("m", f) for f in ("a", "b", "a")] == [1, 2, 1]
-    assert revisions.number("other", "b") == 1
+    assert [revisions.number(config(n)) for n in (1, 2, 1)] == [1, 2, 1]
+    assert revisions.number(config(2, "other")) == 1
     again = Revisions(path)
-    assert [again.number("m", f) for f in ("b", "c")] == [2, 3]
+    assert [again.number(config(n)) for n in (2, 3)] == [2, 3]
+    assert [r.config["options"]["max_num_seqs"] for r in again.of("m")] == [1, 2, 3]
+
+
+def _never(model: ServedModel, worker_id: str) -> object:
+    raise AssertionError("no worker is made here")
+
+
+def test_an_earlier_revision_comes_back_as_it_was(tmp_path: Path) -> None:
+    revisions = Revisions(tmp_path / "revisions.json")
+    for seqs in (1, 2, 3):
+        revisions.number(config(seqs))
+    kept = Revisions(tmp_path / "revisions.json").of("m")
+    model = ServedModel(config(3), 3, _never)  # type: ignore[arg-type]
+    assert stored(kept, model, None) == config(2)
+    assert stored(kept, model, 1) == config(1)
+    with pytest.raises(InvalidInput, match="at revision 3; to roll back to there is 1, 2"):
+        stored(kept, model, 7)
+    with pytest.raises(InvalidInput):
+        stored(kept, model, 3)
 
 
 def test_wanted_models_are_forgotten_by_a_clean_down_only(tmp_path: Path) -> None:
@@ -26,9 +53,21 @@ def test_wanted_models_are_forgotten_by_a_clean_down_only(tmp_path: Path) -> Non
     assert WantedModels(path).read() is None
 
 
-@pytest.mark.parametrize("damage", ["", "{", "[]", '{"m": "many"}', '{"m": null}'])
+@pytest.mark.parametrize(
+    "damage",
+    [
+        "",
+        "{",
+        "[]",
+        '{"m": "many"}',
+        '{"m": null}',
+        '{"m": [1]}',
+        '{"m": [{"at": 1}]}',
+        '{"m": 1e999}',
+    ],
+)
 def test_a_damaged_file_is_as_good_as_none(tmp_path: Path, damage: str) -> None:
     path = tmp_path / "state.json"
     path.write_text(damage)
     assert WantedModels(path).read() is None
-    assert Revisions(path).number("new", "print") == 1
+    assert Revisions(path).number(config(1)) == 1

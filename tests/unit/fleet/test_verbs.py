@@ -108,6 +108,31 @@ def test_a_size_that_tiny_models_do_not_have_is_a_problem(
     assert 'did you mean "tiny:small"?' in capsys.readouterr().err
 
 
+def test_what_a_model_s_own_files_rule_out_is_a_problem_with_its_line(
+    fleet: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    home = fleet.parent / "weights"
+    home.mkdir()
+    config = {"architectures": ["LlamaForCausalLM"], "max_position_embeddings": 4096}
+    (home / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    fleet.write_text(
+        '[defaults.options]\nmax_model_len = 8192\n[models.m]\nsource = "./weights"\n',
+        encoding="utf-8",
+    )
+    assert main(["validate"]) == 2
+    told = [line for line in capsys.readouterr().err.splitlines() if not line.startswith("note")]
+    assert told == [
+        "fleet.toml:4: models.m.source: the directory holds a config.json and no weight files"
+        " (*.safetensors, *.bin): fetch the model again",
+        "fleet.toml:2: models.m.options.max_model_len: max_model_len 8192 exceeds the model's 4096:"
+        " set max_model_len to 4096 or less",
+    ]
+    assert main(["validate", "--set", "models.m.source=./waits"]) == 2
+    assert f"--set: models.m.source: no directory {fleet.parent / 'waits'}" in (
+        capsys.readouterr().err
+    )
+
+
 def test_validate_as_json_is_one_object(fleet: Path, capsys: pytest.CaptureFixture[str]) -> None:
     fleet.write_text("[models.m]\nsource = 5\n", encoding="utf-8")
     assert main(["validate", "--json"]) == 2

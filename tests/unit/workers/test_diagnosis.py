@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from vllm_console.workers.diagnosis import EXCERPT_LINES, diagnose
+from vllm_console.workers.known_failures import RULES
 from vllm_console.workers.launch import Exit
 from vllm_console.workers.redaction import BLANK, redact
 from vllm_console.workers.states import Cause
@@ -35,7 +36,7 @@ CASES: list[tuple[str, int, list[str], Cause, str, str]] = [
         ["vllm serve: error: argument --dtype: invalid choice: 'float99' (choose from 'auto')"],
         Cause.BAD_OPTION,
         "float99",
-        "give --dtype a value",
+        "give --dtype one of 'auto'",
     ),
     (
         "bad int",
@@ -136,7 +137,7 @@ CASES: list[tuple[str, int, list[str], Cause, str, str]] = [
         ],
         Cause.BAD_OPTION,
         "User-specified max_model_len (8192)",
-        "4096 or less",
+        "max_model_len 8192 exceeds the model's 4096: set max_model_len to 4096 or less",
     ),
     (
         "heads not divisible",
@@ -147,7 +148,7 @@ CASES: list[tuple[str, int, list[str], Cause, str, str]] = [
         ],
         Cause.BAD_OPTION,
         "Total number of attention heads (4) must be divisible by tensor parallel size (3).",
-        "divisor of 4",
+        "one of 1, 2, 4",
     ),
     (
         "quantization without its file",
@@ -171,6 +172,19 @@ CASES: list[tuple[str, int, list[str], Cause, str, str]] = [
     (
         "utilization over one",
         1,
+        [
+            "pydantic_core._pydantic_core.ValidationError: 1 validation error for CacheConfig",
+            "gpu_memory_utilization",
+            "  Input should be less than or equal to 1 [type=less_than_equal, input_value=1.5,"
+            " input_type=float]",
+        ],
+        Cause.BAD_OPTION,
+        "Input should be less than or equal to 1",
+        "gpu_memory_utilization must be less than or equal to 1, and is 1.5",
+    ),
+    (
+        "a value of a configuration, not told which",
+        1,
         ["pydantic_core._pydantic_core.ValidationError: 1 validation error for CacheConfig"],
         Cause.BAD_OPTION,
         "ValidationError: 1 validation error",
@@ -182,7 +196,7 @@ CASES: list[tuple[str, int, list[str], Cause, str, str]] = [
         ["  Value error, Sleep mode is not supported on current platform." + TYPE],
         Cause.BAD_OPTION,
         "Sleep mode is not supported",
-        "change",
+        "enable_sleep_mode",
     ),
     (
         "KV cache too big",
@@ -195,7 +209,7 @@ CASES: list[tuple[str, int, list[str], Cause, str, str]] = [
         ],
         Cause.OUT_OF_MEMORY,
         "200.0 GiB",
-        "kv_cache_memory_bytes",
+        "kv_cache_memory_bytes below 12.47 GiB",
     ),
     (
         "KV cache too small",
@@ -228,7 +242,7 @@ CASES: list[tuple[str, int, list[str], Cause, str, str]] = [
         ],
         Cause.OUT_OF_MEMORY,
         "67.24/79.25 GiB",
-        "free the GPU",
+        "holds 12.0 GiB of this GPU: set gpu_memory_utilization to 0.84 or less",
     ),
     (
         "GPU out of memory",
@@ -236,7 +250,7 @@ CASES: list[tuple[str, int, list[str], Cause, str, str]] = [
         [CORE + "torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 1.63 GiB", WRAPPER],
         Cause.OUT_OF_MEMORY,
         "OutOfMemoryError: CUDA out of memory",
-        "gpu_memory_utilization",
+        "the weights do not fit",
     ),
     (
         "no weights",
@@ -276,6 +290,196 @@ CASES: list[tuple[str, int, list[str], Cause, str, str]] = [
         Cause.ENGINE_MISSING,
         "infer device type",
         "engines install cpu",
+    ),
+    (
+        "GPU out of memory after the weights",
+        1,
+        [
+            "(EngineCore pid=7) INFO 11-21 02:16:20 [gpu_model_runner.py:5150] Model loading took"
+            " 60.27 GiB memory and 31.5 seconds",
+            CORE + "torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 1.16 GiB. GPU 0"
+            " has a total capacity of 7.75 GiB of which 1.17 GiB is free.",
+            WRAPPER,
+        ],
+        Cause.OUT_OF_MEMORY,
+        "of which 1.17 GiB is free",
+        "the weights fit, the rest does not: lower max_num_seqs",
+    ),
+    (
+        "GPU out of memory in the warm-up",
+        1,
+        [
+            CORE + "RuntimeError: CUDA out of memory occurred when warming up sampler with 256"
+            " dummy requests. Please try lowering `max_num_seqs` or `gpu_memory_utilization` when",
+            WRAPPER,
+        ],
+        Cause.OUT_OF_MEMORY,
+        "warming up sampler",
+        "max_num_seqs below 256",
+    ),
+    (
+        "memory that others gave back while it was measured",
+        1,
+        [
+            CORE + "AssertionError: Error in memory profiling. Initial free memory 10.25 GiB,"
+            " current free memory 12.5 GiB.",
+            WRAPPER,
+        ],
+        Cause.OUT_OF_MEMORY,
+        "Error in memory profiling",
+        "load it again",
+    ),
+    (
+        "a longer sequence than an older vLLM's KV cache holds",
+        1,
+        [
+            CORE + "ValueError: The model's max seq len (131072) is larger than the maximum number"
+            " of tokens that can be stored in KV cache (27856). Try increasing",
+            WRAPPER,
+        ],
+        Cause.KV_TOO_SMALL,
+        "max seq len (131072)",
+        "set max_model_len to 27856 or less",
+    ),
+    (
+        "a GPU that the engine was not built for",
+        1,
+        [
+            "ERROR 07-28 15:07:22 [core.py:632] RuntimeError: CUDA error: no kernel image is"
+            " available for execution on the device",
+            "ERROR 07-28 15:07:22 [core.py:632] For debugging consider passing"
+            " CUDA_LAUNCH_BLOCKING=1",
+            WRAPPER,
+        ],
+        Cause.ENGINE_UNFIT,
+        "no kernel image",
+        "not built for this GPU",
+    ),
+    (
+        "a driver that is too old",
+        1,
+        [
+            "RuntimeError: The NVIDIA driver on your system is too old (found version 12080)."
+            " Please update your GPU driver by downloading and installing a new version",
+            "RuntimeError: Failed to infer device type",
+        ],
+        Cause.ENGINE_UNFIT,
+        "too old (found version 12080)",
+        "CUDA up to 12.8: update it",
+    ),
+    (
+        "a GPU without bfloat16",
+        1,
+        [
+            "ValueError: Bfloat16 is only supported on GPUs with compute capability of at least"
+            " 8.0. Your Tesla T4 GPU has compute capability 7.5. You can use float16 instead"
+        ],
+        Cause.BAD_OPTION,
+        "Tesla T4",
+        'dtype = "half"',
+    ),
+    (
+        "NCCL",
+        1,
+        [
+            "(VllmWorkerProcess pid=761) ERROR 07-24 08:26:01 multiproc_worker_utils.py:226]"
+            " Exception in worker VllmWorkerProcess while processing method init_device: NCCL"
+            " error: unhandled cuda error (run with NCCL_DEBUG=INFO for details), Traceback",
+        ],
+        Cause.NCCL_FAILED,
+        "NCCL error: unhandled cuda error",
+        "NCCL_DEBUG",
+    ),
+    (
+        "two ranks on one GPU",
+        1,
+        [
+            "(Worker_TP1 pid=8) ERROR 11-21 02:16:27 [multiproc_executor.py:870] torch.distributed."
+            "DistBackendError: NCCL error in: NCCLUtils.cpp:77, invalid usage",
+            "Duplicate GPU detected : rank 1 and rank 0 both on CUDA device 3b000",
+        ],
+        Cause.NCCL_FAILED,
+        "Duplicate GPU",
+        "as many GPUs as tensor_parallel_size",
+    ),
+    (
+        "fewer GPUs than parts",
+        1,
+        [
+            "  Value error, World size (4) is larger than the number of available GPUs (2) in this"
+            " node. If this is intentional and you are using:"
+        ],
+        Cause.BAD_OPTION,
+        "World size (4)",
+        "needs 4 GPUs and this worker has 2",
+    ),
+    (
+        "a full disk while fetching",
+        1,
+        [
+            "/v/huggingface_hub/file_download.py:651: UserWarning: Not enough free disk space to"
+            " download the file. The expected file size is: 3945.44 MB.",
+            CORE + "RuntimeError: Data processing error: CAS service error : IO Error: No space"
+            " left on device (os error 28)",
+            WRAPPER,
+        ],
+        Cause.DISK_FULL,
+        "No space left on device",
+        "HF_HOME",
+    ),
+    (
+        "a private or misspelt hub id",
+        1,
+        [
+            "huggingface_hub.errors.RepositoryNotFoundError: 401 Client Error. (Request ID:"
+            " Root=1-69)",
+            "Repository Not Found for url: https://hub/api/models/x/y. If you are trying to access"
+            " a private or gated repo, make sure you are authenticated.",
+        ],
+        Cause.MODEL_NOT_FOUND,
+        "RepositoryNotFoundError",
+        "correct `source`, or give the model an HF_TOKEN",
+    ),
+    (
+        "a hub that does not answer",
+        1,
+        [
+            "OSError: We couldn't connect to 'https://hub' to load the files, and couldn't find"
+            " them in the cached files."
+        ],
+        Cause.HUB_UNREACHABLE,
+        "We couldn't connect",
+        "network",
+    ),
+    (
+        "quantized otherwise",
+        1,
+        [
+            "  Value error, Quantization method specified in the model config (gptq) does not"
+            " match the quantization method specified in the `quantization` argument (awq)." + TYPE
+        ],
+        Cause.BAD_OPTION,
+        "(gptq) does not match",
+        "quantized with gptq",
+    ),
+    (
+        "code of the model's own",
+        1,
+        [
+            "  Value error, The repository m contains custom code which must be executed to"
+            " correctly load the model." + TYPE
+        ],
+        Cause.UNSUPPORTED_MODEL,
+        "custom code",
+        "trust_remote_code = true",
+    ),
+    (
+        "shared memory too small",
+        -7,
+        [ULIMIT],
+        Cause.KILLED,
+        "SIGBUS",
+        "/dev/shm",
     ),
     (
         "an engine error of no known kind",
@@ -326,7 +530,7 @@ def test_the_engine_s_own_last_words_come_before_the_wrapper_s() -> None:
         " vllm.v1.engine.exceptions.EngineDeadError: EngineCore encountered an issue.",
     ]
     failure = diagnose(log, Exit(0, asked=False, at=0.0), served=True)
-    assert failure.cause == Cause.ENGINE_DIED
+    assert failure.cause == Cause.GPU_FAULT
     assert "illegal memory access" in failure.line
 
 
@@ -381,3 +585,78 @@ def test_no_secret_leaves_with_a_failure() -> None:
 )
 def test_what_is_no_secret_stays(text: str) -> None:
     assert redact(text) == text
+
+
+SERVING = [
+    (
+        "(Worker_PP0 pid=2) ERROR 07-15 21:01:01 [multiproc_executor.py:1007]"
+        " torch.AcceleratorError: CUDA error: an illegal memory access was encountered",
+        Cause.GPU_FAULT,
+        "devices",
+    ),
+    (
+        "[rank0]:[E321 02:07:08.408 ProcessGroupNCCL.cpp:607] [Rank 0] Watchdog caught collective"
+        " operation timeout: WorkNCCL(SeqNum=1580, OpType=ALLREDUCE, NumelIn=4, NumelOut=4,"
+        " Timeout(ms)=600000) ran for 600060 milliseconds before timing out.",
+        Cause.NCCL_FAILED,
+        "for 600 s",
+    ),
+    (
+        "(EngineCore pid=7) ERROR 11-21 02:16:27 [core.py:1510] TimeoutError: RPC call to"
+        " sample_tokens timed out.",
+        Cause.NCCL_FAILED,
+        "NCCL_DEBUG",
+    ),
+    (
+        "NVRM: Xid (PCI:0000:3b:00): 79, pid=4242, GPU has fallen off the bus.",
+        Cause.GPU_FAULT,
+        "off the bus",
+    ),
+    (
+        "(EngineCore pid=7) ERROR 05-05 12:36:59 [core.py:1209] torch.OutOfMemoryError: CUDA out of"
+        " memory. Tried to allocate 50.00 MiB.",
+        Cause.OUT_OF_MEMORY,
+        "requests need more",
+    ),
+]
+
+
+@pytest.mark.parametrize(("line", "cause", "remedy"), SERVING)
+def test_a_gpu_that_fails_under_a_running_server(line: str, cause: Cause, remedy: str) -> None:
+    dead = (
+        "(APIServer pid=9) ERROR 11-21 02:28:15 [async_llm.py:906]"
+        " vllm.v1.engine.exceptions.EngineDeadError: EngineCore encountered an issue."
+    )
+    failure = diagnose([line, dead], Exit(0, asked=False, at=0.0), served=True)
+    assert failure.cause == cause
+    assert remedy in failure.remedy
+    assert line in failure.log_excerpt
+
+
+def test_a_program_quoted_by_a_traceback_is_no_telling_line() -> None:
+    log = [
+        CORE + "Traceback (most recent call last):",
+        CORE + '  File "/v/vllm/v1/core/kv_cache_utils.py", line 1010, in _check',
+        CORE + "    raise RuntimeError(f'CUDA out of memory. {hint}')",
+        CORE + '        f"To serve at least one request with the model\'s max seq len "',
+        CORE + "RuntimeError: Cannot find any model weights with `m`",
+        WRAPPER,
+    ]
+    failure = diagnose(log, Exit(1, asked=False, at=0.0), served=False)
+    assert failure.line == "RuntimeError: Cannot find any model weights with `m`"
+
+
+def test_a_missing_chat_template_is_no_failure() -> None:
+    log = [
+        "(APIServer pid=9) ERROR 11-21 02:28:15 [serving.py:1] ValueError: As of transformers"
+        " v4.44, default chat template is no longer allowed, so you must provide a chat template"
+    ]
+    failure = diagnose(log, Exit(3, asked=False, at=0.0), served=True)
+    assert "its last line" in failure.line
+    assert failure.cause == Cause.UNKNOWN
+
+
+def test_every_remedy_can_be_said_of_its_own_match() -> None:
+    for rule in RULES:
+        if isinstance(rule.remedy, str):
+            rule.remedy.format(**dict.fromkeys(rule.pattern.groupindex, "1"))

@@ -132,6 +132,16 @@ HISTORIES: dict[str, History] = {
         (1, lc.BecameReady(), S.READY, (A.UNQUEUE,)),
         (2, lc.Unload(), S.DRAINING, (A.DRAIN,)),
     ],
+    "a found tree that was told to end stays down": [
+        (0, lc.Launched(100, 40, asked=True), S.STOPPING, (A.WATCH,)),
+        (45, lc.Tick(), S.STOPPING, (A.KILL,)),
+        (46, lc.Gone(DIED, asked=True), S.STOPPED, (A.UNQUEUE,)),
+    ],
+    "a found tree that was told to end is started again if that is wanted": [
+        (0, lc.Launched(100, 40, asked=True), S.STOPPING, (A.WATCH,)),
+        (1, lc.Load(), S.STOPPING, ()),
+        (2, lc.Gone(DIED, asked=True), S.QUEUED, (A.UNQUEUE, A.QUEUE)),
+    ],
     "a found tree without its main process is waited for, then started again": [
         (0, lc.Launched(100, 40, dying=True), S.STOPPING, (A.WATCH,)),
         (1, lc.Gone(DIED, asked=False), S.BACKOFF, (A.UNQUEUE,)),

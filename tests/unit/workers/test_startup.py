@@ -84,6 +84,24 @@ def test_a_compiled_start_passes_compilation() -> None:
     assert startup.engine.kv_cache_bytes == 1 << 30
 
 
+def test_a_step_limit_that_nobody_set_is_the_highest_compile_range() -> None:
+    line = (
+        "(EngineCore pid=7) INFO 11-21 05:19:30 [core.py:133] Initializing a V1 LLM engine "
+        "(v0.32.0) with config: model='m', dtype=torch.bfloat16, max_seq_len=2048, "
+        "compilation_config={'compile_sizes': None, 'compile_ranges_endpoints': [512, 2048], "
+        "'inductor_passes': {}}\n"
+    )
+    startup = Startup()
+    startup.feed(line.encode())
+    assert startup.engine.max_num_batched_tokens == 2048
+    told = Startup()
+    told.feed(b"Chunked prefill is enabled with max_num_batched_tokens=8192.\n" + line.encode())
+    assert told.engine.max_num_batched_tokens == 8192
+    unset = Startup()
+    unset.feed(line.replace("[512, 2048]", "[]").encode())
+    assert unset.engine.max_num_batched_tokens is None
+
+
 def test_a_start_on_two_gpus_sums_the_weights_of_its_ranks() -> None:
     startup, stages = started(GPU)
     assert stages == ["import", "config", "weights", "compile", "kv-cache"]

@@ -30,6 +30,9 @@ from vllm_console.ui.blocks import (
 from vllm_console.ui.rows import Row
 from vllm_console.ui.view import View
 
+WIDEST = 80
+"""Cells beyond which a label would stand too far from its value."""
+
 
 @dataclass(frozen=True, slots=True)
 class Block:
@@ -41,27 +44,29 @@ class Block:
     is given."""
     needs_model: bool = True
     """Left out while no model is selected."""
+    widest: int = 10_000
+    """Cells it takes at most; a graph takes all that there are."""
 
 
 BLOCKS = {
     "models": Block(models.draw, models.ask, needs_model=False),
-    "config": Block(config.draw),
-    "memory": Block(memory.draw),
+    "config": Block(config.draw, widest=WIDEST),
+    "memory": Block(memory.draw, widest=WIDEST),
     "kv-cache": Block(kv_cache.draw),
     "requests": Block(requests.draw),
     "throughput": Block(throughput.draw, needs_model=False),
     "ttft": Block(ttft.draw),
-    "latency": Block(latency.draw, latency.ask),
-    "efficiency": Block(efficiency.draw),
+    "latency": Block(latency.draw, latency.ask, widest=WIDEST),
+    "efficiency": Block(efficiency.draw, widest=WIDEST),
     "occupancy": Block(occupancy.draw, needs_model=False),
-    "batch": Block(batch.draw),
+    "batch": Block(batch.draw, widest=WIDEST),
     "steps": Block(steps.draw),
-    "finish": Block(finish.draw),
-    "advice": Block(advice.draw, advice.ask),
-    "pools": Block(pools.draw, pools.ask, needs_model=False),
-    "autoscale": Block(autoscale.draw, autoscale.ask),
-    "devices": Block(devices.draw, devices.ask, needs_model=False),
-    "processes": Block(processes.draw, processes.ask, needs_model=False),
-    "gateway": Block(gateway.draw, gateway.ask, needs_model=False),
+    "finish": Block(finish.draw, widest=WIDEST),
+    "advice": Block(advice.draw, advice.ask, widest=WIDEST),
+    "pools": Block(pools.draw, pools.ask, needs_model=False, widest=WIDEST),
+    "autoscale": Block(autoscale.draw, autoscale.ask, widest=WIDEST),
+    "devices": Block(devices.draw, devices.ask, needs_model=False, widest=WIDEST),
+    "processes": Block(processes.draw, processes.ask, needs_model=False, widest=WIDEST),
+    "gateway": Block(gateway.draw, gateway.ask, needs_model=False, widest=WIDEST),
     "fleet": Block(fleet.draw),
 }

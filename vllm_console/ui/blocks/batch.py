@@ -23,6 +23,7 @@ def draw(view: View, width: int, height: int) -> list[Row]:
 
     def tokens(label: str, value: float | None) -> Row:
         unit = "tok" if two >= 20 else ""
+        label = label if unit else label.replace(" ", " tok ")
         return cell(label, NONE if value is None else si(round(value)), unit, "value", two)
 
     return [

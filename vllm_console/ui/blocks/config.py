@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from vllm_console.snapshot import Failure, Model, Worker
-from vllm_console.ui.format import NONE, age, count, duration, percent
+from vllm_console.ui.format import NONE, age, count, percent, uptime
 from vllm_console.ui.rows import (
     Row,
     cell,
@@ -57,7 +57,7 @@ def _title(view: View, model: Model, worker: Worker | None, state: str, width: i
         end = [(shown.glyph + " ", shown.ink)]
         end.append((words, "label" if shown.ink == "ok" else shown.ink))
         if shown.group == "ready" and worker is not None and worker.elapsed_s is not None:
-            number, unit = duration(worker.elapsed_s)
+            number, unit = uptime(worker.elapsed_s)
             up: Row = [("  up ", "dim"), (number, "label"), (" " + unit, "dim")]
             if length(end) + length(up) + len(name) + 2 <= width:
                 end += up

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from vllm_console.snapshot import Quantiles
-from vllm_console.ui.format import NONE, sig3
+from vllm_console.snapshot import Latency, Quantiles
+from vllm_console.ui.format import NONE, figure
 from vllm_console.ui.rows import Row, left, right
 from vllm_console.ui.view import View
 
@@ -29,21 +29,20 @@ def ask(view: View, width: int, height: int) -> int:
 
 
 def draw(view: View, width: int, height: int) -> list[Row]:
-    """A header and as many rows as the height allows."""
+    """A header with the window's length and as many rows as the height allows."""
     load, model = view.load, view.model
     if load is None or model is None:
         return []
     column = min(12, max(6, (width - 11) // 4))
     first = width - 4 * column
-    window = load.latency.window_s
-    wide = first >= 20 and window == int(window)
-    title: Row = [("latency", "text"), (f"  last {window:.0f} s" if wide else "", "dim")]
-    used = len(title[0][0]) + len(title[1][0])
+    window = f"{load.latency.window_s:.0f} s" if _told(load.latency) else ""
+    title = left(f"last {window}" if window and first >= 20 else window, first + column - 12)
     rows: list[Row] = [
         [
-            *title,
-            (" " * (first - used), ""),
-            *((right(t, column), "dim") for t in ("p50", "p95", "p99", "SLO")),
+            ("latency  ", "text"),
+            (title, "dim"),
+            ("p50", "dim"),
+            *((right(t, column), "dim") for t in ("p95", "p99", "SLO")),
         ]
     ]
     for label, field, target, scale in _ROWS[: max(0, height - 1)]:
@@ -60,6 +59,10 @@ def draw(view: View, width: int, height: int) -> list[Row]:
     return rows
 
 
+def _told(latency: Latency) -> bool:
+    return latency.ttft_s.p50 is not None or latency.itl_s.p50 is not None
+
+
 def _cell(
     value: float | None, scale: float, slo: float | None, ink: str, width: int
 ) -> tuple[str, str]:
@@ -67,4 +70,4 @@ def _cell(
         return right(NONE, width), "dim"
     if slo is not None and value > slo and ink == "value":
         ink = "crit!" if value > 1.5 * slo else "warn!"
-    return right(sig3(value * scale), width), ink
+    return right(figure(value * scale), width), ink

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from vllm_console.ui.format import gib
-from vllm_console.ui.rows import Row, half_widths, head, known, meter, pair, spread, stack
+from vllm_console.ui.format import gib, size
+from vllm_console.ui.rows import Row, Span, head, known, meter, spread, stack
 from vllm_console.ui.view import View
 
 _PARTS = (
@@ -15,6 +15,8 @@ _PARTS = (
 """Label, field and ink, in the order of the legend."""
 _ORDER = (0, 2, 1, 3)
 """The order of the bar: what stays first, what comes and goes last."""
+_ROOMY = 44
+"""From this width on every part of the legend has its unit."""
 
 
 def draw(view: View, width: int, height: int) -> list[Row]:
@@ -24,35 +26,56 @@ def draw(view: View, width: int, height: int) -> list[Row]:
         return []
     memory = model.memory
     title = "GPU memory" if memory.device == "gpu" else "host memory"
+    number, unit = size(memory.used_bytes)
+    used: list[Span] = [known(number)]
+    if unit and (unit != "GiB" or memory.total_bytes is None):
+        used.append((f" {unit}", "dim"))
     rows = [
         head(
             title,
             width,
-            known(gib(memory.used_bytes)),
+            *used,
             (" of ", "dim"),
             known(gib(memory.total_bytes), "label"),
-            (" GiB", "dim"),
+            ("" if memory.total_bytes is None else " GiB", "dim"),
         )
     ]
     sizes = [getattr(memory, field) for _, field, _ in _PARTS]
-    told = any(size is not None for size in sizes)
+    told = any(part is not None for part in sizes)
     if told:
         parts = [(float(sizes[i] or 0), _PARTS[i][2]) for i in _ORDER]
-        used = sum(size for size, _ in parts)
-        if memory.total_bytes is not None and memory.total_bytes > used:
-            parts.append((memory.total_bytes - used, "track"))
+        taken = sum(part for part, _ in parts)
+        if memory.used_bytes is not None and memory.other_bytes is None:
+            parts.append((max(0.0, memory.used_bytes - taken), "dim"))
+            taken = max(taken, memory.used_bytes)
+        if memory.total_bytes is not None and memory.total_bytes > taken:
+            parts.append((memory.total_bytes - taken, "track"))
         rows.append(stack(parts, width))
     elif memory.used_bytes is not None and memory.total_bytes:
         rows.append(meter(memory.used_bytes / memory.total_bytes, width, "engines"))
     else:
         rows.append(meter(None, width, "engines"))
-    one, two = half_widths(width)
+    gutter = 1 if width < _ROOMY else 4
+    one = (width - gutter) // 2
+    kv = max((memory.kv_used_bytes or 0, memory.kv_free_bytes or 0))
     cells = [
-        spread(
-            [("■ ", ink if size is not None else "track"), (label, "label")],
-            [known(gib(size))],
-            one if i % 2 == 0 else two,
+        _part(
+            label,
+            ink,
+            size(sizes[i], kv if label.startswith("KV") else None),
+            one if i % 2 == 0 else width - gutter - one,
+            width >= _ROOMY,
         )
-        for i, ((label, _, ink), size) in enumerate(zip(_PARTS, sizes, strict=True))
+        for i, (label, _, ink) in enumerate(_PARTS)
     ]
-    return [*rows, pair(cells[0], cells[1], width), pair(cells[2], cells[3], width)]
+    gap: Span = (" " * gutter, "")
+    return [*rows, [*cells[0], gap, *cells[1]], [*cells[2], gap, *cells[3]]]
+
+
+def _part(label: str, ink: str, part: tuple[str, str], width: int, roomy: bool) -> Row:
+    """One item of the legend; where room is short the title's GiB goes without saying."""
+    number, unit = part
+    end: Row = [known(number)]
+    if unit != "GiB" or roomy:
+        end.append((f" {unit}" if unit else "", "dim"))
+    return spread([("■ ", ink if unit else "track"), (label, "label")], end, width)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from vllm_console.snapshot import Model, Worker
-from vllm_console.ui.format import NONE, count, percent, sig3, tokens
+from vllm_console.ui.format import NONE, count, figure, percent, sig3, tokens
 from vllm_console.ui.rows import Row, cut, cut_left, fill, ground, left, level, quiet, right
 from vllm_console.ui.states import look
 from vllm_console.ui.view import Entry, View, staleness, telling
@@ -40,9 +41,8 @@ def draw(view: View, width: int, height: int) -> list[Row]:
     entries = view.entries
     if not entries:
         return [header, *quiet(width, height - 1, f"nothing matches “{view.filter}”", "esc clears")]
-    start = first_shown(view, height)
     rows = [header]
-    for entry in entries[start : start + height - 1]:
+    for entry in shown(view, height):
         row = fill(_row(view, entry, name_width, columns), width)
         if entry.key == view.selected:
             row = ground([("  " if t == "" else t, _lift(i)) for t, i in row], width)
@@ -50,12 +50,33 @@ def draw(view: View, width: int, height: int) -> list[Row]:
     return rows
 
 
-def first_shown(view: View, height: int) -> int:
-    """The index of the first entry shown in a block of this height."""
-    entries = view.entries
-    room = max(1, height - 1)
+def shown(view: View, height: int) -> list[Entry]:
+    """The entries shown in a block of this height, the selected one among them.
+
+    Where not all fit, workers go before models, and ready workers before those that are not: the
+    row of their model speaks for them.
+    """
+    entries, room = view.entries, max(1, height - 1)
+    for least in (_is_ready_worker, _is_worker):
+        if len(entries) > room:
+            entries = [e for e in entries if e.key == view.selected or not least(e)]
+    entries = [
+        replace(e, last=next((n.worker for n in entries[i + 1 : i + 2]), None) is None)
+        if e.worker
+        else e
+        for i, e in enumerate(entries)
+    ]
     at = next((i for i, e in enumerate(entries) if e.key == view.selected), 0)
-    return max(0, min(at - room // 2, len(entries) - room))
+    start = max(0, min(at - room // 2, len(entries) - room))
+    return entries[start : start + room]
+
+
+def _is_worker(entry: Entry) -> bool:
+    return entry.worker is not None
+
+
+def _is_ready_worker(entry: Entry) -> bool:
+    return entry.worker is not None and look(entry.worker.state).group == "ready"
 
 
 def _lift(ink: str) -> str:
@@ -68,13 +89,14 @@ def _row(
 ) -> Row:
     model, worker = entry.model, entry.worker
     state = worker.state if worker else model.state
-    shown = look(state)
-    name_ink = "label" if shown.group == "stopped" else "text"
+    state_look = look(state)
+    name_ink = "label" if state_look.group == "stopped" else "text"
     row: Row = []
     if worker is None:
-        row += [(shown.glyph + " ", shown.ink), (left(model.name, name_width), name_ink)]
+        row += [(state_look.glyph + " ", state_look.ink), (left(model.name, name_width), name_ink)]
     else:
-        row += [("└ " if entry.last else "├ ", "dim"), (shown.glyph + " ", shown.ink)]
+        row.append(("└ " if entry.last else "├ ", "dim"))
+        row.append((state_look.glyph + " ", state_look.ink))
         row.append((left(_short(worker, model, name_width - 2), name_width - 2), "label"))
     said = _instead(worker or telling(model), model, state)
     if said is None:
@@ -146,7 +168,7 @@ def _cell(
         value = get("latency").ttft_s.p95
         slo = model.slo.ttft_p95_s
         ink = "dim" if value is None else "warn!" if slo and value > slo else "text"
-        return [(right(NONE if value is None else sig3(value * 1e3), size), ink)]
+        return [(right(NONE if value is None else figure(value * 1e3), size), ink)]
     if name == "requests":
         value = get("requests_per_s")
         return [(right(NONE if value is None else sig3(value), size), "text" if value else "dim")]

@@ -8,6 +8,9 @@ from vllm_console.ui.graphs import nice
 from vllm_console.ui.rows import Row, Span, known, level, quiet
 from vllm_console.ui.view import View
 
+_LEAST = 4.0
+"""The least value of a full graph: one request alone is no wall."""
+
 
 def draw(view: View, width: int, height: int) -> list[Row]:
     """Both numbers now and the graphs; the upper one is full at max_num_seqs."""
@@ -18,7 +21,7 @@ def draw(view: View, width: int, height: int) -> list[Row]:
     most = max((v for v in running if v is not None), default=0.0)
     capacity = _capacity(view)
     # A graph scaled to a capacity that is never nearly used would be one dotted line.
-    scale = nice(most) if capacity is None or most < capacity / 4 else float(capacity)
+    scale = nice(max(_LEAST, most)) if capacity is None or most < capacity / 4 else float(capacity)
     up: list[Span] = [known(count(load.running))]
     if capacity is not None:
         up += [(" of ", "dim"), (count(capacity), "label")]

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from vllm_console.snapshot import Worker
-from vllm_console.ui.format import NONE, duration, gib, sig3
+from vllm_console.ui.format import NONE, gib, sig3, uptime
 from vllm_console.ui.rows import Row, left, right
 from vllm_console.ui.states import look
 from vllm_console.ui.view import View
 
-_NUMBERS = 5 + 6 + 7 + 2
+_NUMBERS = 6 + 6 + 7 + 2
 
 
 def ask(view: View, width: int, height: int) -> int:
@@ -26,7 +26,7 @@ def draw(view: View, width: int, height: int) -> list[Row]:
     rows: list[Row] = [
         [
             (left("workers", name), "text"),
-            (right("cpu", 5) + right("GiB", 6) + right("up", 7) + right("↻", 2), "dim"),
+            (right("cores", 6) + right("GiB", 6) + right("up", 7) + right("↻", 2), "dim"),
         ]
     ]
     own = {w.id for w in view.model.workers} if view.model else set()
@@ -34,13 +34,13 @@ def draw(view: View, width: int, height: int) -> list[Row]:
     start = max(0, min(at, len(workers) - (height - 1)))
     for worker in workers[start : start + height - 1]:
         shown = look(worker.state)
-        number, unit = duration(worker.elapsed_s if shown.group == "ready" else None)
+        number, unit = uptime(worker.elapsed_s if shown.group == "ready" else None)
         cores = NONE if worker.cpu is None else sig3(worker.cpu)
         rows.append(
             [
                 (shown.glyph + " ", shown.ink),
                 (left(worker.id, name - 2), "text"),
-                (right(cores, 5), "dim" if worker.cpu is None else "value"),
+                (right(cores, 6), "dim" if worker.cpu is None else "value"),
                 (right(gib(worker.rss_bytes), 6), "dim" if worker.rss_bytes is None else "value"),
                 (right(number, 7 - len(unit) - 1 if unit else 7), "label" if unit else "dim"),
                 (f" {unit}" if unit else "", "dim"),

@@ -57,15 +57,30 @@ def _median(buckets: list[tuple[float, int]]) -> Span:
 
 
 def _axis(bounds: list[float], width: int) -> Row:
-    """Upper bounds under the right end of their columns, as many as have room."""
+    """Upper bounds under the right end of their columns: the last, and every so many before it."""
+    ends = [end for _, end in column_bounds(len(bounds), width)]
+    texts = [_bound(bound) for bound in bounds]
+    every = next(
+        (n for n in range(1, len(bounds)) if _apart(texts[::-1][::n], ends[::-1][::n])),
+        len(bounds),
+    )
     cells = [" "] * width
-    free = width
-    for bound, (_, end) in reversed(
-        list(zip(bounds, column_bounds(len(bounds), width), strict=True))
-    ):
-        text = "∞" if math.isinf(bound) else count(bound)
-        start = end - len(text)
-        if start >= 0 and end <= free:
-            cells[start:end] = text
-            free = start - 2
-    return [("".join(cells), "dim")]
+    for text, end in list(zip(texts, ends, strict=True))[::-1][::every]:
+        start = max(0, end - len(text))
+        cells[start : start + len(text)] = text
+    return [("".join(cells)[:width], "dim")]
+
+
+def _apart(texts: list[str], ends: list[int]) -> bool:
+    """Whether texts that end at these cells, from right to left, leave a blank between them."""
+    starts = [end - len(text) for text, end in zip(texts, ends, strict=True)]
+    return (
+        all(start > end for start, end in zip(starts, ends[1:], strict=False)) and starts[-1] >= 0
+    )
+
+
+def _bound(bound: float) -> str:
+    """A bucket's bound as engineers write it: `512`, `1k`, `8k`."""
+    if math.isinf(bound):
+        return "∞"
+    return f"{bound / 1024:.0f}k" if bound >= 1024 and bound % 1024 == 0 else count(bound)

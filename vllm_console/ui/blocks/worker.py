@@ -6,7 +6,7 @@ import shlex
 
 from vllm_console.snapshot import Model, Worker
 from vllm_console.ui.blocks.config import elapsed, failure_rows, settings
-from vllm_console.ui.format import NONE, age, clock, duration, gib, sig3
+from vllm_console.ui.format import NONE, age, clock, sig3, size, uptime
 from vllm_console.ui.rows import (
     Row,
     Span,
@@ -26,6 +26,10 @@ from vllm_console.ui.view import View, staleness
 
 _TWO_COLUMNS = 96
 _GUTTER = 5
+_LONGEST_WORD = 60
+"""A word of the command line is cut beyond this: tables of histogram buckets say little."""
+_WIDEST = 76
+"""Wider columns would part labels from their values."""
 
 
 def draw(view: View, width: int, height: int) -> list[Row]:
@@ -34,8 +38,8 @@ def draw(view: View, width: int, height: int) -> list[Row]:
     if model is None:
         return [[("it is not in the fleet any more", "label"), (" · esc goes back", "dim")]]
     if width >= _TWO_COLUMNS:
-        half = (width - _GUTTER) // 2
-        widths = (half, width - _GUTTER - half)
+        half = min(_WIDEST, (width - _GUTTER) // 2)
+        widths = (half, min(_WIDEST, width - _GUTTER - half))
         rows = beside(_left(view, model, worker, widths[0]), _right(view, model, worker, widths[1]),
                       widths, _GUTTER)  # fmt: skip
     else:
@@ -75,10 +79,10 @@ def _right(view: View, model: Model, worker: Worker | None, width: int) -> list[
         rows += [*failure_rows(worker.failure, width, 7), []]
     if worker.state == "starting":
         rows += [*_start(worker, width), []]
-    elif worker.reason:
+    elif worker.reason and (worker.failure is None or worker.reason != worker.failure.cause):
         rows += [*wrap(worker.reason, width, "label", 2), []]
     one, two = half_widths(width)
-    up, unit = duration(worker.elapsed_s if look(worker.state).group == "ready" else None)
+    up, unit = uptime(worker.elapsed_s if look(worker.state).group == "ready" else None)
     old = staleness(worker)
     rows += [
         _head("process", worker.url or "", width),
@@ -88,7 +92,7 @@ def _right(view: View, model: Model, worker: Worker | None, width: int) -> list[
             width,
         ),
         pair(
-            cell("memory", gib(worker.rss_bytes), "GiB", "value", one),
+            cell("memory", *size(worker.rss_bytes), "value", one),
             cell("CPU", NONE if worker.cpu is None else sig3(worker.cpu), "cores", "value", two),
             width,
         ),
@@ -149,8 +153,9 @@ def _start(worker: Worker, width: int) -> list[Row]:
 def _command(model: Model, width: int) -> list[Row]:
     if not model.command:
         return []
-    text = shlex.join(model.command)
-    return [[("command", "text")], *wrap(text, width, "label", 4)]
+    text = shlex.join(cut(word, _LONGEST_WORD) for word in model.command)
+    whole = f"whole: vllm-console config {model.name}" if "…" in text else ""
+    return [_head("command", whole, width), *wrap(text, width, "label", 4)]
 
 
 def _head(title: str, end: str, width: int) -> Row:

@@ -82,6 +82,13 @@ class Dashboard(Painted):
         Binding("j", "move(1)", "model below", show=False),
         Binding("home", "move(-10000)", "first model", show=False, key_display="home"),
         Binding("end", "move(10000)", "last model", show=False, key_display="end"),
+        Binding(
+            "exclamation_mark",
+            "alert",
+            "go to the model of the next alert",
+            show=False,
+            key_display="!",
+        ),
         Binding("escape", "back", "leave zoom, end filter", show=False, key_display="esc"),
         Binding("question_mark", "help", "help", key_display="?", tooltip="these keys"),
         Binding("q", "quit", "quit", tooltip="leave the console; the fleet goes on"),
@@ -163,6 +170,18 @@ class Dashboard(Painted):
     def action_move(self, rows: int) -> None:
         """Select another model or worker."""
         self.console_app.board.move(rows)
+        self.console_app.paint()
+
+    def action_alert(self) -> None:
+        """Select what the next alert is about, whatever the filter hides."""
+        board = self.console_app.board
+        key = alert_line.next_subject(self.console_app.view)
+        if key is None:
+            self.console_app.say("info", "no alert is about a model")
+            return
+        if all(entry.key != key for entry in board.entries):
+            board.narrow("")
+        board.select(key)
         self.console_app.paint()
 
     def on_entry_chosen(self, message: EntryChosen) -> None:

@@ -16,7 +16,7 @@ from vllm_console.ui.view import View
 
 SIGNS = {
     "ready": "serves requests",
-    "loading": "queued, starting, or waiting to start again",
+    "loading": "queued, starting, or backing off",
     "ending": "draining or stopping",
     "stalled": "answers, but its engine does not move",
     "asleep": "alive, its weights off the GPU",

@@ -1,0 +1,347 @@
+"""A whole daemon over fake `vllm serve` trees: commands that cross, and what a restart finds."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from vllm_console.control.daemon import Daemon
+from vllm_console.control.process import make_state_dir
+from vllm_console.devices.nvml import Nvml, NvmlReading
+from vllm_console.errors import ConsoleError, InvalidInput, NotFound
+from vllm_console.fleet.find import locate
+from vllm_console.fleet.load import load_fleet
+from vllm_console.snapshot import Gpu, Model
+from vllm_console.workers.shim import descendants, process
+from vllm_console.workers.states import ENDED, State
+
+WITHIN_S = 6.0
+ONE = '[models.one]\nsource = "fake/model"\naliases = ["uno"]\n'
+TWO = '[models.two]\nsource = "fake/model"\n'
+QUICK_ONE = "[models.one.options]\nfake_gentle = true\n"
+QUICK_TWO = "[models.two.options]\nfake_gentle = true\n"
+"""Ends at once; without it an engine process has to be killed, after the shim's two seconds."""
+MANUAL = "autostart = false\n"
+SLOW = "[models.one.options]\nfake_boot_s = 20.0\n"
+
+
+class FakeNvml(Nvml):
+    """A machine with two GPUs on which nothing happens."""
+
+    def __init__(self) -> None:
+        super().__init__("here")
+
+    def poll(self) -> NvmlReading:
+        return NvmlReading(tuple(Gpu("here", i, f"GPU-{i}", "H100") for i in range(2)))
+
+
+class Fleet:
+    """One fleet file and state directory, and the daemons that come and go over them."""
+
+    def __init__(self, root: Path, engine: Path) -> None:
+        self.root = root
+        self.engine = engine
+        self.file = root / "fleet.toml"
+        self.daemons: list[Daemon] = []
+
+    def write(self, *models: str) -> None:
+        head = f'[defaults]\nengine = "{self.engine}"\ndrain_timeout = "1s"\n'
+        self.file.write_text(head + "".join(models))
+
+    def daemon(self, nvml: Nvml | None = None) -> Daemon:
+        place = locate(self.file, self.root / "state")
+        make_state_dir(place)
+        daemon = Daemon(place, load_fleet(self.file), nvml=nvml)
+        self.daemons.append(daemon)
+        return daemon
+
+    async def up(self, *models: str) -> Daemon:
+        """The next daemon, started over these models."""
+        if models:
+            self.write(*models)
+        daemon = self.daemon()
+        await daemon.start()
+        return daemon
+
+    async def end(self) -> None:
+        last = self.daemons[-1]
+        if not last.stopped.is_set():
+            await asyncio.wait_for(last.take_down(), WITHIN_S)
+        await last.close()
+
+
+Scenario = Callable[[Fleet], Awaitable[None]]
+
+
+@pytest.fixture
+def play(tmp_path: Path, fake_engine: Path) -> Callable[[Scenario], None]:
+    """Plays a scenario; the last daemon of it takes down what still runs."""
+
+    async def played(scenario: Scenario) -> None:
+        fleet = Fleet(tmp_path, fake_engine)
+        try:
+            await asyncio.wait_for(scenario(fleet), 60)
+        finally:
+            await fleet.end()
+
+    return lambda scenario: asyncio.run(played(scenario))
+
+
+def model(daemon: Daemon, name: str = "one") -> Model:
+    return next(m for m in daemon.snapshot().models if m.name == name)
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(WITHIN_S):
+        while not condition():  # noqa: ASYNC110 - the condition is in another process
+            await asyncio.sleep(0.01)
+
+
+def pids(daemon: Daemon, name: str = "one") -> set[int | None]:
+    return {worker.pid for worker in model(daemon, name).workers}
+
+
+async def ready(daemon: Daemon, name: str = "one") -> set[int | None]:
+    await until(lambda: model(daemon, name).ready == 1)
+    return pids(daemon, name)
+
+
+def test_a_load_while_it_unloads_starts_it_again(play: Callable[[Scenario], None]) -> None:
+    async def scenario(fleet: Fleet) -> None:
+        daemon = await fleet.up(ONE)
+        before = await ready(daemon)
+        await daemon.command("unload", {"model": "one"})
+        await until(lambda: model(daemon).state == State.STOPPING)
+        await daemon.command("load", {"model": "one"})
+        await until(lambda: model(daemon).ready == 1 and pids(daemon) != before)
+
+    play(scenario)
+
+
+def test_an_unload_while_it_restarts_leaves_it_stopped(play: Callable[[Scenario], None]) -> None:
+    async def scenario(fleet: Fleet) -> None:
+        daemon = await fleet.up(ONE)
+        await ready(daemon)
+        await daemon.command("restart", {"model": "one"})
+        await daemon.command("restart", {"model": "one"})
+        await until(lambda: model(daemon).state == State.STOPPING)
+        await daemon.command("unload", {"model": "one"})
+        await until(lambda: model(daemon).workers == ())
+        assert model(daemon).wanted == 0
+
+    play(scenario)
+
+
+def test_nothing_is_loaded_while_the_fleet_goes_down(play: Callable[[Scenario], None]) -> None:
+    async def scenario(fleet: Fleet) -> None:
+        daemon = await fleet.up(ONE, TWO + MANUAL)
+        await ready(daemon)
+        await daemon.command("down", {})
+        await until(lambda: model(daemon).state == State.STOPPING)
+        for verb in ("load", "restart"):
+            with pytest.raises(ConsoleError, match="is going down"):
+                await daemon.command(verb, {"model": "two"})
+        await daemon.command("down", {})
+        await asyncio.wait_for(daemon.stopped.wait(), WITHIN_S)
+        said = [event.text for event in daemon.events.newest(50)]
+        assert (said.count("going down"), said.count("down")) == (1, 1)
+
+    play(scenario)
+
+
+def test_a_down_while_the_daemon_starts_leaves_nothing_running(
+    play: Callable[[Scenario], None],
+) -> None:
+    async def scenario(fleet: Fleet) -> None:
+        fleet.write(ONE + SLOW)
+        daemon = fleet.daemon()
+        down = asyncio.create_task(daemon.take_down())
+        await asyncio.sleep(0)
+        await daemon.start()
+        await asyncio.wait_for(down, WITHIN_S)
+        assert daemon.stopped.is_set()
+        workers = [worker for m in daemon.models.values() for worker in m.workers.values()]
+        assert [worker.state for worker in workers if worker.state not in ENDED] == []
+
+    play(scenario)
+
+
+def test_two_models_that_start_together_get_different_gpus(
+    play: Callable[[Scenario], None],
+) -> None:
+    async def scenario(fleet: Fleet) -> None:
+        fleet.write(ONE + "gpus = 1\n" + QUICK_ONE, TWO + "gpus = 1\n" + QUICK_TWO)
+        daemon = fleet.daemon(FakeNvml())
+        await daemon.start()
+        await ready(daemon, "one")
+        await ready(daemon, "two")
+        used = [worker.gpus for m in daemon.snapshot().models for worker in m.workers]
+        assert sorted(used) == [(0,), (1,)]
+
+    play(scenario)
+
+
+def test_the_log_of_an_unloaded_model_is_still_told(play: Callable[[Scenario], None]) -> None:
+    async def scenario(fleet: Fleet) -> None:
+        daemon = await fleet.up(ONE + QUICK_ONE, TWO + MANUAL)
+        await ready(daemon)
+        await daemon.command("unload", {"model": "one"})
+        await until(lambda: model(daemon).workers == ())
+        for name in ("one", "uno", "one-1"):
+            assert "shutdown triggered" in daemon.log(name, None, 5)[1]
+        with pytest.raises(NotFound, match="two has no log: none of its workers"):
+            daemon.log("two", None, 5)
+        with pytest.raises(NotFound, match='no worker "oen"; did you mean "one"'):
+            daemon.log("oen", None, 5)
+
+    play(scenario)
+
+
+def test_a_model_that_is_no_longer_in_the_file_is_shown_and_never_started(
+    play: Callable[[Scenario], None],
+) -> None:
+    async def scenario(fleet: Fleet) -> None:
+        first = await fleet.up(ONE + QUICK_ONE, TWO + QUICK_TWO)
+        before = await ready(first)
+        await ready(first, "two")
+        await first.close()
+        daemon = await fleet.up(TWO + QUICK_TWO)
+        assert await ready(daemon) == before
+        await daemon.command("restart", {"model": "one"})
+        await until(lambda: model(daemon).state == State.FAILED)
+        (worker,) = model(daemon).workers
+        assert worker.failure is not None
+        assert "one is no longer in" in worker.failure.line
+        await daemon.command("unload", {"model": "one"})
+        await until(lambda: model(daemon).workers == ())
+
+    play(scenario)
+
+
+def test_a_model_new_in_the_file_starts_with_the_next_daemon(
+    play: Callable[[Scenario], None],
+) -> None:
+    async def scenario(fleet: Fleet) -> None:
+        first = await fleet.up(ONE + QUICK_ONE)
+        await ready(first)
+        await first.command("unload", {"model": "one"})
+        await until(lambda: model(first).workers == ())
+        await first.close()
+        daemon = await fleet.up(ONE + QUICK_ONE, TWO + QUICK_TWO)
+        await ready(daemon, "two")
+        assert model(daemon).workers == ()
+
+    play(scenario)
+
+
+def test_damaged_files_of_a_worker_keep_no_daemon_from_starting(
+    play: Callable[[Scenario], None],
+) -> None:
+    async def scenario(fleet: Fleet) -> None:
+        first = await fleet.up(ONE + QUICK_ONE)
+        before = await ready(first)
+        await first.close()
+        spec = fleet.root / "state" / "workers" / "one-1" / "spec.json"
+        spec.write_text('{"worker_id": "../x", "model": [], "argv": 5, "port": "a"}')
+        daemon = await fleet.up()
+        assert before <= {w.pid for m in daemon.snapshot().models for w in m.workers}
+
+    play(scenario)
+
+
+def test_a_restart_that_a_killed_daemon_began_is_finished_by_the_next(
+    play: Callable[[Scenario], None],
+) -> None:
+    async def scenario(fleet: Fleet) -> None:
+        first = await fleet.up(ONE)
+        before = await ready(first)
+        await first.command("restart", {"model": "one"})
+        state = fleet.root / "state" / "workers" / "one-1" / "state.json"
+        await until(lambda: '"asked": true' in state.read_text())
+        await first.close()
+        daemon = await fleet.up()
+        await until(lambda: model(daemon).ready == 1 and pids(daemon) != before)
+
+
+def test_an_unload_that_a_killed_daemon_began_stays_an_unload(
+    play: Callable[[Scenario], None],
+) -> None:
+    async def scenario(fleet: Fleet) -> None:
+        first = await fleet.up(ONE)
+        await ready(first)
+        await first.command("unload", {"model": "one"})
+        state = fleet.root / "state" / "workers" / "one-1" / "state.json"
+        await until(lambda: '"asked": true' in state.read_text())
+        await first.close()
+        daemon = await fleet.up()
+        await until(lambda: not model(daemon).workers or model(daemon).state == State.STOPPED)
+        assert model(daemon).wanted == 0
+
+    play(scenario)
+
+
+def test_a_worker_whose_shim_is_killed_is_still_stopped(play: Callable[[Scenario], None]) -> None:
+    async def scenario(fleet: Fleet) -> None:
+        daemon = await fleet.up(ONE)
+        await ready(daemon)
+        lock = fleet.root / "state" / "workers" / "one-1" / "shim.lock"
+        shim = json.loads(lock.read_text())["pid"]
+        tree = {pid: process(pid) for pid in descendants(shim)}
+        os.kill(shim, signal.SIGKILL)
+        await until(lambda: process(shim) is None)
+        await daemon.command("unload", {"model": "one"})
+        await until(lambda: model(daemon).workers == ())
+        assert tree
+        assert [pid for pid in tree if process(pid) is not None] == []
+
+    play(scenario)
+
+
+def test_an_unknown_verb_is_refused(play: Callable[[Scenario], None]) -> None:
+    async def scenario(fleet: Fleet) -> None:
+        daemon = await fleet.up(ONE + MANUAL)
+        with pytest.raises(InvalidInput, match="no command dance"):
+            await daemon.command("dance", {})
+
+    play(scenario)
+
+
+class HoldingNvml(FakeNvml):
+    """Lists processes on GPU 0 for as long as it is told to."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.held: dict[int, dict[int, int | None]] = {}
+
+    def poll(self) -> NvmlReading:
+        return replace(super().poll(), processes=dict(self.held))
+
+
+def test_a_worker_starts_again_only_once_the_driver_has_its_gpu_back(
+    play: Callable[[Scenario], None],
+) -> None:
+    async def scenario(fleet: Fleet) -> None:
+        nvml = HoldingNvml()
+        fleet.write(ONE + "devices = [0]\n")
+        daemon = fleet.daemon(nvml)
+        await daemon.start()
+        (pid,) = await ready(daemon)
+        assert pid is not None
+        nvml.held = {pid: {0: 1 << 30}}
+        await daemon.command("restart", {"model": "one"})
+        await until(lambda: pids(daemon) == {None})
+        await until(lambda: bool(daemon.snapshot().gpus[0].processes))
+        (process,) = daemon.snapshot().gpus[0].processes
+        assert (process.pid, process.worker, process.name) == (pid, "one-1", None)
+        assert pids(daemon) == {None}
+        nvml.held = {}
+        assert pid not in await ready(daemon)
+
+    play(scenario)
