@@ -29,8 +29,12 @@ shots: setup                    ## the PNGs in screenshots/, from a scripted fle
 	@$(BIN)/python scripts/screenshots.py
 
 bench: setup engine             ## every figure of the README, one table each
-	@for file in status_cost console_cost ready_overhead daemon_restart nvml_cost first_token; do \
-	  echo "== $$file"; $(BIN)/python benchmarks/$$file.py || exit 1; done
+	$(BIN)/python benchmarks/status_cost.py
+	$(BIN)/python benchmarks/console_cost.py --fleet benchmarks/four.toml
+	$(BIN)/python benchmarks/ready_overhead.py -n 5 --model tiny-chat
+	$(BIN)/python benchmarks/daemon_restart.py
+	$(BIN)/python benchmarks/nvml_cost.py
+	$(BIN)/python benchmarks/first_token.py
 
 engine: setup
 	@$(BIN)/vllm-console engines install cpu

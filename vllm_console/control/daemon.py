@@ -221,7 +221,11 @@ class Daemon:
         raise NotFound(f"{worker} has no log: none of its workers was started here yet")
 
     async def command(self, verb: str, args: Mapping[str, Any]) -> dict[str, Any]:
-        """load, unload or restart a model; down. Returns once it is accepted, not once done."""
+        """Carry out one command; its answer is what the client gets as JSON.
+
+        load, unload, restart and down return once they are accepted, apply and rollback once they
+        are done. Raises `ConsoleError` with the one line that says why not.
+        """
         if self._going_down and verb != "down":
             raise ConsoleError(f"{self.fleet.name} is going down; `vllm-console up -d` starts it")
         match verb:
@@ -265,8 +269,10 @@ class Daemon:
             case "plan":
                 return self.rollout.plan()
             case "apply":
-                self.fleet = await self.rollout.apply(args.get("digest"))
-                self._note_wanted()
+                try:
+                    self.fleet = await self.rollout.apply(args.get("digest"))
+                finally:  # what was carried out before a failure stays
+                    self._note_wanted()
                 return {"ok": True}
             case _:
                 known = "load, unload, restart, plan, apply, revisions, rollback, down"
