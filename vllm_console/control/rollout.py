@@ -10,6 +10,7 @@ from typing import Any, Protocol
 from vllm_console.control.attached import AttachedWorker
 from vllm_console.control.plan import Change, Kind, digest, plan
 from vllm_console.control.revisions import Revision
+from vllm_console.control.roster import Roster
 from vllm_console.control.served import Actor, ServedModel
 from vllm_console.errors import ConsoleError, InvalidInput, TimedOut
 from vllm_console.fleet.model import Fleet, ModelConfig
@@ -22,7 +23,7 @@ _DECIDED = (*ENDED, State.READY, State.BACKOFF)
 class Fleetwide(Protocol):
     """What a rollout asks of the daemon."""
 
-    models: dict[str, ServedModel]
+    models: Roster
 
     def admit(self, config: ModelConfig) -> None:
         """Take in a model that is new in the file, and load it if it starts by itself."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from itertools import count
 
@@ -93,15 +93,3 @@ class ServedModel:
         for worker in gone:
             del self.workers[worker.view.id]
         return gone
-
-
-def find_worker(models: Iterable[ServedModel], name: str) -> tuple[ServedModel, Actor] | None:
-    """The worker of that id, or the first worker of the model of that name."""
-    for model in models:
-        if name in model.workers:
-            return model, model.workers[name]
-    for model in models:
-        if name == model.name or name in model.config.aliases:
-            for worker in model.workers.values():
-                return model, worker
-    return None

@@ -125,6 +125,9 @@ class Launcher(Protocol):
     def expected_s(self, model: str, revision: int) -> float | None:
         """Seconds from launch to ready of earlier starts; `None` before the first."""
 
+    def log_path(self, worker_id: str) -> Path:
+        """The log of a worker, running or not; need not exist."""
+
 
 def iso(at: float) -> str:
     """Seconds since the epoch as ISO 8601 UTC, whole milliseconds."""

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from vllm_console.control.rollout import Rollout
+from vllm_console.control.roster import Roster
 from vllm_console.control.served import ServedModel
 from vllm_console.errors import ConsoleError
 from vllm_console.fleet.model import Fleet, ModelConfig
@@ -57,7 +58,8 @@ class FakeFleet:
         self.told: list[str] = []
         self.events: list[tuple[str, str]] = []
         self.configs = [config]
-        self.models = {config.name: ServedModel(config, 1, self._make)}  # type: ignore[arg-type]
+        first = ServedModel(config, 1, self._make)  # type: ignore[arg-type]
+        self.models = Roster({config.name: first})
         self.models[config.name].load()
         self.told.clear()
 

@@ -1,0 +1,170 @@
+"""Makes the workers of a fleet: each with its engine, GPUs and port, and none with another's."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from pathlib import Path
+
+from vllm_console.control.attached import AttachedWorker
+from vllm_console.control.launching import choose_gpus, prepare, weights_bytes
+from vllm_console.control.machine import Machine
+from vllm_console.control.roster import Roster
+from vllm_console.control.served import Actor, ServedModel
+from vllm_console.engines.environment import resolve
+from vllm_console.errors import ConsoleError, InvalidInput
+from vllm_console.fleet.model import ModelConfig
+from vllm_console.http1 import Pool
+from vllm_console.snapshot import Worker as WorkerView
+from vllm_console.workers.launch import Handle, Launcher, LaunchSpec
+from vllm_console.workers.states import RUNNING, State
+from vllm_console.workers.worker import Worker
+
+NOT_IN_FILE = "(no longer in fleet.toml)"
+"""The source of a model that still runs and that the fleet file lists no more."""
+
+
+class WorkerFactory:
+    """Makes workers, and knows which GPUs and ports those it made have. Lives in one event loop."""
+
+    def __init__(
+        self,
+        fleet_file: Path,
+        roster: Roster,
+        *,
+        node: str,
+        launcher: Launcher,
+        machine: Machine,
+        http: Pool,
+        reserved_port: Callable[[], int],
+        on_change: Callable[[Actor, WorkerView], None],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """`reserved_port` is one no worker may have, asked for anew at each launch."""
+        self._fleet_file = fleet_file
+        self._roster = roster
+        self._node = node
+        self._launcher = launcher
+        self._machine = machine
+        self._http = http
+        self._reserved_port = reserved_port
+        self._on_change = on_change
+        self._clock = clock
+        self._gates: dict[int, asyncio.Lock] = {}
+        self._specs: dict[str, LaunchSpec] = {}
+
+    def make(self, model: ServedModel, worker_id: str) -> Actor:
+        """A worker that is not started yet, or one that is only watched."""
+        return (
+            self._attached(model, worker_id)
+            if model.config.attached
+            else self._launched(model, worker_id)
+        )
+
+    def adopt(self, model: ServedModel, found: Handle) -> Worker:
+        """A worker for a tree that runs, to be told of it with `Worker.adopt`."""
+        worker = self._launched(model, found.spec.worker_id)
+        model.workers[worker.id] = worker
+        model.command = found.spec.argv
+        self._specs[worker.id] = found.spec
+        return worker
+
+    def stray(self, found: Handle) -> ServedModel:
+        """A model that is served but no longer in fleet.toml: shown, so that it can be unloaded."""
+        config = ModelConfig(name=found.spec.model, source=NOT_IN_FILE, autostart=False)
+        return ServedModel(config, found.spec.revision, self.make)
+
+    def forget(self, worker_id: str) -> None:
+        """Nothing of that worker is left, and it will not come back."""
+        self._specs.pop(worker_id, None)
+
+    def has_room_beside(self, model: ServedModel) -> bool:
+        """Whether a worker of this model can start while its others still run."""
+        if model.config.devices:
+            return False
+        try:
+            engine = resolve(model.config.engine)
+            choose_gpus(model.config, engine, self._machine.devices.gpus, self._gpus_taken(""))
+        except ConsoleError:
+            return False
+        return True
+
+    def _attached(self, model: ServedModel, worker_id: str) -> AttachedWorker:
+        url = model.config.url or ""  # the fleet file was refused without one
+        model.engine_environment = "attached: started by somebody else"
+        return AttachedWorker(
+            worker_id,
+            model.name,
+            url,
+            http=self._http,
+            on_change=self._on_change,
+            clock=self._clock,
+        )
+
+    def _launched(self, model: ServedModel, worker_id: str) -> Worker:
+        async def prepare_launch() -> tuple[LaunchSpec, dict[str, str]]:
+            if model.config.source == NOT_IN_FILE:
+                raise InvalidInput(f"{model.name} is no longer in {self._fleet_file}")
+            await self._machine.settled()
+            prepared = await prepare(
+                worker_id,
+                model.config,
+                model.revision,
+                base=self._fleet_file.parent,
+                gpus=self._machine.devices.gpus,
+                taken=lambda: self._gpus_taken(worker_id),
+                ports_in_use=lambda: self._ports(worker_id),
+            )
+            version = f", vLLM {prepared.engine.version}" if prepared.engine.version else ""
+            model.engine_environment = f"{prepared.engine.found}{version}"
+            model.command = prepared.spec.argv
+            model.weights_bytes = weights_bytes(prepared.source)
+            self._specs[worker_id] = prepared.spec
+            return prepared.spec, prepared.environ
+
+        def gate() -> AbstractAsyncContextManager[object]:
+            return self._start_gate(model.config)
+
+        return Worker(
+            worker_id,
+            model.name,
+            prepare=prepare_launch,
+            launcher=self._launcher,
+            http=self._http,
+            on_change=self._on_change,
+            node=self._node,
+            start_gate=gate,
+            expected_s=self._launcher.expected_s(model.name, model.revision),
+            clock=self._clock,
+        )
+
+    @asynccontextmanager
+    async def _start_gate(self, config: ModelConfig) -> AsyncIterator[None]:
+        """Starts on a shared GPU wait for each other: vLLM profiles free memory at start."""
+        async with AsyncExitStack() as held:
+            for index in sorted(config.devices or ()):
+                await held.enter_async_context(self._gates.setdefault(index, asyncio.Lock()))
+            yield
+
+    def _gpus_taken(self, but: str) -> Mapping[int, int]:
+        used = [
+            index
+            for worker, spec in self._others(but)
+            if worker.state in RUNNING | {State.QUEUED}
+            for index in spec.gpus
+        ]
+        return Counter([*used, *self._machine.held])
+
+    def _ports(self, but: str) -> set[int]:
+        return {spec.port for _, spec in self._others(but)} | {self._reserved_port()}
+
+    def _others(self, but: str) -> list[tuple[Actor, LaunchSpec]]:
+        """The other workers with the specs that were made for them."""
+        return [
+            (worker, self._specs[worker.id])
+            for _, worker in self._roster.workers()
+            if worker.id != but and worker.id in self._specs
+        ]
