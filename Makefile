@@ -6,7 +6,7 @@ BIN := .venv/bin
 export VLLM_CONSOLE_ENGINES ?= $(CURDIR)/.engines
 export UV_PROJECT_ENVIRONMENT := $(CURDIR)/.venv
 
-.PHONY: demo test check shots bench setup engine clean help
+.PHONY: demo test check shots bench bench-history faults setup engine clean help
 
 help:            ## what there is to make
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -34,7 +34,16 @@ bench: setup engine             ## every figure of the README, one table each
 	$(BIN)/python benchmarks/ready_overhead.py -n 5 --model tiny-chat
 	$(BIN)/python benchmarks/daemon_restart.py
 	$(BIN)/python benchmarks/nvml_cost.py
+	$(BIN)/python -m benchmarks.supervisor_cost
 	$(BIN)/python benchmarks/first_token.py
+
+faults: setup engine            ## what becomes of a fleet under faults, one table (ARGS=--fake-only)
+	$(BIN)/python -m benchmarks.faults $(ARGS)
+
+bench-history: setup            ## what history costs and how fast it answers (ARGS=--prometheus PATH)
+	$(BIN)/python benchmarks/scrape_cost.py --part parse,hung
+	$(BIN)/python benchmarks/quantile_error.py
+	$(BIN)/python -m benchmarks.history $(ARGS)
 
 engine: setup
 	@$(BIN)/vllm-console engines install cpu

@@ -26,6 +26,22 @@ class Quantiles:
     p99: float | None = None
     count: int = 0
     """Events in the window: P95 of fewer than 60 and P99 of fewer than 300 are mostly noise."""
+    p50_between: tuple[float, float | None] | None = None
+    """Where the median surely lies, when that is wider than 15 % to either side of its middle: the
+    bounds of its bucket, the upper one `None` for the last. `p50` is then a guess inside."""
+    p95_between: tuple[float, float | None] | None = None
+    p99_between: tuple[float, float | None] | None = None
+    thin: tuple[str, ...] = ()
+    """Which of these percentiles come of too few events to be more than noise."""
+
+
+ENOUGH = {"p95": 60, "p99": 300}
+"""Events without which a percentile is mostly noise: P99 of 50 requests has a deviation of 28 %."""
+
+
+def thin(count: int) -> tuple[str, ...]:
+    """The percentiles of `count` events (of 0: none, there is no percentile) that are noise."""
+    return tuple(name for name, least in ENOUGH.items() if 0 < count < least)
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +49,8 @@ class Latency:
     """Latency percentiles of one window, in seconds."""
 
     window_s: float = 60.0
+    source: str = "engine"
+    """Who measured: "engine" is vLLM's own histograms."""
     ttft_s: Quantiles = Quantiles()
     itl_s: Quantiles = Quantiles()
     tpot_s: Quantiles = Quantiles()
@@ -311,6 +329,29 @@ class Event:
     """"ok", "info", "warn" or "crit"."""
     subject: str
     text: str
+    failure: Failure | None = None
+    """Of a worker that failed, with its log excerpt; `None` for any other event, and in a snapshot,
+    whose workers carry their failures themselves."""
+
+
+@dataclass(frozen=True, slots=True)
+class AuditEntry:
+    """A command that reached the daemon: who asked, for what, and what came of it."""
+
+    seq: int
+    at: str
+    client: str
+    """The program that asked ("vllm-console/0.1.0 load"), by its own word or by /proc; or a
+    signal's name."""
+    verb: str
+    arguments: Mapping[str, Any]
+    outcome: str
+    """"ok", or the one line that says why not."""
+    seconds: float
+    uid: int | None = None
+    """Whose process asked; `None` for a signal."""
+    user: str | None = None
+    pid: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -370,6 +411,8 @@ def _value(kind: Any, data: Any) -> Any:
         if len(args) == 2 and args[1] is Ellipsis:
             return tuple(_value(args[0], v) for v in data)
         return tuple(_value(a, v) for a, v in zip(args, data, strict=True))
+    if origin is Mapping:
+        return {k: _value(get_args(kind)[1], v) for k, v in data.items()}
     if is_dataclass(kind):
         return from_json(kind, data)  # type: ignore[arg-type]
     return data

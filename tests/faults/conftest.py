@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
@@ -12,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from tests.faults.fake_engine import FAKE, make_fake_engine
 from vllm_console import http1, snapshot
 from vllm_console.launchers.local import LocalHandle, LocalLauncher
 from vllm_console.workers.launch import LaunchSpec
@@ -20,7 +20,6 @@ from vllm_console.workers.sockets import free_port
 from vllm_console.workers.states import State
 from vllm_console.workers.worker import Worker
 
-FAKE = Path(__file__).with_name("fake_vllm.py")
 WITHIN_S = 15.0
 
 
@@ -138,35 +137,8 @@ def play(tmp_path: Path) -> Callable[[Scenario], None]:
     return lambda scenario: asyncio.run(played(scenario))
 
 
-FLAGS = {"fake_boot_s": "float", "fake_failure": "str", "fake_chatter": "int", "fake_gentle": None}
-"""Options of the fake engine and their types; `None` is a switch."""
-
-
 @pytest.fixture
 def fake_engine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An engine environment whose `vllm` is the fake one, and whose Python lists its options."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    directory = tmp_path / "engine"
-    programs = directory / "bin"
-    programs.mkdir(parents=True)
-    described = {"group": "fake", "choices": None, "nargs": None, "default": None, "help": ""}
-    flags = [
-        {
-            **described,
-            "flags": [f"--{name.replace('_', '-')}"],
-            "dest": name,
-            "kind": "_StoreAction" if kind else "_StoreTrueAction",
-            "type": kind,
-            "required": False,
-        }
-        for name, kind in FLAGS.items()
-    ]
-    listed = directory / "flags.json"
-    listed.write_text(json.dumps({"dists": {"vllm": "0.32.0"}, "flags": flags}))
-    for name, line in (
-        ("vllm", f'exec "{sys.executable}" -I "{FAKE}" "$@"'),
-        ("python", f'exec cat "{listed}"'),
-    ):
-        (programs / name).write_text(f"#!/bin/sh\n{line}\n")
-        (programs / name).chmod(0o755)
-    return directory
+    return make_fake_engine(tmp_path / "engine")

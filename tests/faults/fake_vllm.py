@@ -3,48 +3,121 @@
     python -I fake_vllm.py serve MODEL --port N --served-model-name NAME [--fake-… …]
 
 Forks an "EngineCore" that ignores SIGTERM and has a child in a session of its own, as TP workers
-and helpers of vLLM may. Serves /health, /v1/models and /metrics. Swallows SIGTERM while it boots.
+and helpers of vLLM may. Serves /health, /v1/models, /metrics and streamed /v1/completions, whose
+tokens come from the engine's steps: a stopped engine freezes them and the counters, and nothing
+else. An engine that dies takes the server down with exit code 0. Swallows SIGTERM while it boots.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
+import gzip
 import json
+import mmap
 import os
 import signal
 import socket
+import struct
 import sys
 import threading
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 
 KV_TOO_SMALL = (
     "To serve at least one request with the model's max seq len (2048), (0.0 GiB KV cache is"
     " needed, which is larger than the available KV cache memory (0.0 GiB). Based on the available"
     " memory, the estimated maximum model length is 384. Try increasing `gpu_memory_utilization`"
 )
+CUDA_OUT_OF_MEMORY = (
+    "(EngineCore pid=7) ERROR 11-21 02:16:49 [core.py:1209] torch.OutOfMemoryError: CUDA out of"
+    " memory. Tried to allocate 1.63 GiB. GPU 0 has a total capacity of 23.57 GiB of which 1.12 GiB"
+    " is free.\nRuntimeError: Engine core initialization failed. See root cause above. Failed core"
+    " proc(s): {}\n"
+)
 
 
-def say(text: str, process: str = "APIServer") -> None:
+def say(text: str, process: str = "APIServer", level: str = "INFO") -> None:
     """One log line, written at once."""
     stamp = time.strftime("%m-%d %H:%M:%S")
-    line = f"({process} pid={os.getpid()}) INFO {stamp} [fake.py:1] {text}\n"
-    os.write(1, line.encode())
+    line = f"({process} pid={os.getpid()}) {level} {stamp} [fake.py:1] {text}\n"
+    with contextlib.suppress(OSError):  # logging goes on where its disk is full
+        os.write(1, line.encode())
 
 
-def engine_core(gentle: bool) -> None:
-    """An engine process that has to be killed, with a grandchild no process group reaches."""
-    signal.signal(signal.SIGTERM, signal.SIG_DFL if gentle else signal.SIG_IGN)
-    if os.fork() == 0:
-        os.setsid()
+def entitle(title: str) -> None:
+    """Take the name that vLLM gives such a process; the kernel keeps 15 bytes of it."""
+    with open("/proc/self/comm", "w") as file:
+        file.write(title)
+
+
+class Engine:
+    """The engine process as its server sees it: what runs, how many steps it has made."""
+
+    def __init__(self, step_s: float) -> None:
+        self.step_s = step_s
+        self.pid = 0
+        self.running = 0
+        self.tokens = 0
+        self._shared = mmap.mmap(-1, 16)
+        """Requests that run, written by the server; steps made, written by the engine."""
+        self._sleeps, self._wake = os.pipe()
+        self._lock = threading.Lock()
+
+    @property
+    def steps(self) -> int:
+        """Iterations so far."""
+        return int(struct.unpack_from("<q", self._shared, 8)[0])
+
+    def fork(self, gentle: bool) -> None:
+        """Start the engine process."""
+        self.pid = os.fork()
+        if self.pid == 0:
+            self._run(gentle)
+
+    def work(self, change: int, tokens: int = 0) -> None:
+        """One request more or less runs, or some tokens more were made."""
+        with self._lock:
+            self.running += change
+            self.tokens += tokens
+            struct.pack_into("<q", self._shared, 0, self.running)
+            if change > 0 and self.running == 1:
+                os.write(self._wake, b".")
+
+    def _run(self, gentle: bool) -> None:
+        """An engine process that has to be killed, with a grandchild no process group reaches."""
+        signal.signal(signal.SIGTERM, signal.SIG_DFL if gentle else signal.SIG_IGN)
+        entitle("VLLM::EngineCore")
+        if os.fork() == 0:
+            os.setsid()
+            entitle("VLLM::Worker_TP0")
+            while True:
+                signal.pause()
         while True:
-            signal.pause()
-    while True:
-        signal.pause()
+            if struct.unpack_from("<q", self._shared, 0)[0]:
+                struct.pack_into("<q", self._shared, 8, self.steps + 1)
+                time.sleep(self.step_s)
+            else:
+                os.read(self._sleeps, 1)
 
 
-def serve(port: int, names: list[str]) -> None:
-    """Answer until SIGTERM."""
+def metrics(engine: Engine) -> bytes:
+    """/metrics as vLLM words it."""
+    lines = [
+        f"vllm:num_requests_running {engine.running}.0",
+        "vllm:num_requests_waiting 0.0",
+        f"vllm:generation_tokens_total {engine.tokens}.0",
+        f'vllm:iteration_tokens_total_bucket{{le="1.0"}} {engine.steps}.0',
+        f'vllm:iteration_tokens_total_bucket{{le="+Inf"}} {engine.steps}.0',
+        f"vllm:iteration_tokens_total_sum {engine.tokens}.0",
+        f"vllm:iteration_tokens_total_count {engine.steps}.0",
+    ]
+    return "\n".join([*lines, ""]).encode()
+
+
+def serve(port: int, names: list[str], engine: Engine, told: bytes = b"") -> None:
+    """Answer until SIGTERM; then finish the streams that are open. `told` is said by /metrics."""
 
     class Answers(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
@@ -55,17 +128,53 @@ def serve(port: int, names: list[str]) -> None:
                 listed = [{"id": name} for name in names]
                 body = json.dumps({"object": "list", "data": listed}).encode()
             elif self.path == "/metrics":
-                body = b"vllm:num_requests_running 0.0\n"
-            self.send_response(200 if self.path in ("/health", "/v1/models", "/metrics") else 404)
+                body = told or metrics(engine)
+            self.answer(200 if self.path in ("/health", "/v1/models", "/metrics") else 404, body)
+
+        def do_POST(self) -> None:
+            wanted = json.loads(self.rfile.read(int(self.headers["content-length"])))
+            if self.path != "/v1/completions" or wanted["model"] not in names:
+                return self.answer(404, b"")
+            self.send_response(200)
+            self.send_header("content-type", "text/event-stream; charset=utf-8")
+            self.send_header("connection", "close")
+            self.end_headers()
+            engine.work(1)
+            try:
+                self.stream(int(wanted["max_tokens"]))
+            except OSError:
+                self.close_connection = True  # the client hung up
+            finally:
+                engine.work(-1)
+
+        def answer(self, status: int, body: bytes) -> None:
+            self.send_response(status)
             self.send_header("content-length", str(len(body)))
             self.end_headers()
             self.wfile.write(body)
+
+        def stream(self, tokens: int) -> None:
+            """One token a step of the engine."""
+            piece = json.dumps({"object": "text_completion", "choices": [{"text": " x"}]})
+            seen = engine.steps
+            while tokens > 0:
+                while engine.steps == seen:
+                    time.sleep(engine.step_s)
+                seen = engine.steps
+                self.wfile.write(f"data: {piece}\n\n".encode())
+                engine.work(0, tokens=1)
+                tokens -= 1
+            self.wfile.write(b"data: [DONE]\n\n")
 
         def log_message(self, *args: object) -> None:
             """No access log, as vLLM is started without one."""
 
     class Server(ThreadingHTTPServer):
         daemon_threads = True
+        request_queue_size = 128
+
+        def handle_error(self, request: object, client_address: object) -> None:
+            """A client that hangs up is no news."""
 
     server = Server(("127.0.0.1", port), Answers)
 
@@ -73,10 +182,34 @@ def serve(port: int, names: list[str]) -> None:
         say("[shutdown] API server: shutdown triggered")
         threading.Thread(target=server.shutdown).start()
 
+    def mourn() -> None:
+        os.waitpid(engine.pid, 0)
+        died = "Engine core proc EngineCore died unexpectedly, shutting down client."
+        say(died, level="ERROR")
+        dead = "vllm.v1.engine.exceptions.EngineDeadError: EngineCore encountered an issue."
+        say(dead, level="ERROR")
+        os._exit(0)
+
     signal.signal(signal.SIGTERM, stop)
+    threading.Thread(target=mourn, daemon=True).start()
     os.write(1, b"INFO:     Started server process\nINFO:     Application startup complete.\n")
     server.serve_forever(poll_interval=0.02)
     server.server_close()
+    while engine.running:
+        time.sleep(0.01)
+
+
+def flood(megabytes: int, a_second: int) -> None:
+    """Numbered lines of 128 bytes at a rate, from a thread, as vLLM at its most talkative."""
+    began, line = time.monotonic(), 0
+    for number in range(megabytes * 16):
+        ahead = number / 16 / a_second - (time.monotonic() - began)
+        if ahead > 0:
+            time.sleep(ahead)
+        block = b"".join(b"line %09d %s\n" % (line + n, b"x" * 113) for n in range(512))
+        os.write(1, block)
+        line += 512
+    os.write(1, b"flood over %09d\n" % line)
 
 
 def main() -> None:
@@ -88,10 +221,14 @@ def main() -> None:
     parser.add_argument("--host")
     parser.add_argument("--served-model-name", nargs="+", required=True)
     parser.add_argument("--fake-boot-s", type=float, default=0.1)
-    parser.add_argument("--fake-failure", choices=["kv-too-small", "exit-7"])
+    parser.add_argument("--fake-failure", choices=["kv-too-small", "exit-7", "cuda-oom"])
     parser.add_argument("--fake-gentle", action="store_true", help="an engine that heeds SIGTERM")
     parser.add_argument("--fake-silent-socket", action="store_true", help="never listen")
     parser.add_argument("--fake-chatter", type=int, default=0, help="numbered lines to write")
+    parser.add_argument("--fake-flood-mb", type=int, default=0, help="numbered lines, once ready")
+    parser.add_argument("--fake-flood-mb-s", type=int, default=50)
+    parser.add_argument("--fake-step-s", type=float, default=0.02, help="one engine iteration")
+    parser.add_argument("--fake-metrics", help="a gzip of what /metrics says, always the same")
     given = parser.parse_args()
     say("         █     █     █▄   ▄█")
     say("   ▄▄ ▄█ █     █     █ ▀▄▀ █  version 0.32.0")
@@ -99,8 +236,8 @@ def main() -> None:
     say("environment " + json.dumps(sorted(os.environ)))
     say("Resolved architecture: Qwen2ForCausalLM")
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    if os.fork() == 0:
-        engine_core(given.fake_gentle)
+    engine = Engine(given.fake_step_s)
+    engine.fork(given.fake_gentle)
     say(
         "Initializing a V1 LLM engine (v0.32.0) with config: model='m', dtype=torch.bfloat16,"
         " max_seq_len=2048, tensor_parallel_size=1",
@@ -116,6 +253,9 @@ def main() -> None:
             + b"\nRuntimeError: Engine core initialization failed. See"
             b" root cause above. Failed core proc(s): {}\n",
         )
+        os._exit(1)
+    if given.fake_failure == "cuda-oom":
+        os.write(1, CUDA_OUT_OF_MEMORY.encode())
         os._exit(1)
     if given.fake_failure == "exit-7":
         os._exit(7)
@@ -135,7 +275,11 @@ def main() -> None:
         while True:
             signal.pause()
     try:
-        serve(given.port, given.served_model_name)
+        if given.fake_flood_mb:
+            flooding = (given.fake_flood_mb, given.fake_flood_mb_s)
+            threading.Thread(target=flood, args=flooding, daemon=True).start()
+        told = gzip.decompress(Path(given.fake_metrics).read_bytes()) if given.fake_metrics else b""
+        serve(given.port, given.served_model_name, engine, told)
     except OSError as error:
         os.write(1, f"OSError: [Errno {error.errno}] {error.strerror}\n".encode())
         os._exit(1)

@@ -5,8 +5,11 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import re
 import signal
+import time
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,6 +22,7 @@ from vllm_console.errors import ConsoleError, InvalidInput, NotFound
 from vllm_console.fleet.find import locate
 from vllm_console.fleet.load import load_fleet
 from vllm_console.snapshot import Gpu, Model
+from vllm_console.telemetry.window import Window
 from vllm_console.workers.shim import descendants, process
 from vllm_console.workers.states import ENDED, State
 
@@ -241,6 +245,51 @@ def test_a_model_new_in_the_file_starts_with_the_next_daemon(
     play(scenario)
 
 
+def test_the_next_daemon_says_how_many_it_adopted_and_how_long_that_took(
+    play: Callable[[Scenario], None],
+) -> None:
+    async def scenario(fleet: Fleet) -> None:
+        first = await fleet.up(ONE + QUICK_ONE, TWO + QUICK_TWO)
+        await ready(first)
+        await ready(first, "two")
+        await first.close()
+        daemon = await fleet.up()
+        said = next(e.text for e in daemon.events.newest(50) if "started" in e.text)
+        assert re.fullmatch(r"daemon \S+ started, 2 adopted in \d+ ms", said)
+
+    play(scenario)
+
+
+def test_the_next_daemon_remembers_what_the_one_before_saw(
+    play: Callable[[Scenario], None],
+) -> None:
+    async def scenario(fleet: Fleet) -> None:
+        first = await fleet.up(ONE, QUICK_ONE)
+        await ready(first)
+        seen = await remembered(first, 0.0)
+        await first.close()
+        second = await fleet.up()
+        span = await remembered(second, seen.new.at)
+        assert span.old.at == seen.old.at
+        graph = await second.series(["worker/one-1", "model/one"], ["running"], 60, 1)
+        assert sum(value is not None for value in graph["worker/one-1"]["running"]) >= 2
+        assert any(value is not None for value in graph["model/one"]["running"])
+
+    play(scenario)
+
+
+async def remembered(daemon: Daemon, after: float) -> Window:
+    """All that is stored of the worker, as one window, once there is a sample after a moment."""
+    async with asyncio.timeout(5 * WITHIN_S):
+        while True:
+            asked = daemon.store.ask(lambda past: past.window("worker/one-1", 0.0, time.time()))
+            with suppress(ConsoleError):  # the file may not be there yet
+                found = await asyncio.wrap_future(asked)
+                if found is not None and found.new.at > after:
+                    return found
+            await asyncio.sleep(0.05)
+
+
 def test_damaged_files_of_a_worker_keep_no_daemon_from_starting(
     play: Callable[[Scenario], None],
 ) -> None:
@@ -268,6 +317,8 @@ def test_a_restart_that_a_killed_daemon_began_is_finished_by_the_next(
         await first.close()
         daemon = await fleet.up()
         await until(lambda: model(daemon).ready == 1 and pids(daemon) != before)
+
+    play(scenario)
 
 
 def test_an_unload_that_a_killed_daemon_began_stays_an_unload(
@@ -345,3 +396,33 @@ def test_a_worker_starts_again_only_once_the_driver_has_its_gpu_back(
         assert pid not in await ready(daemon)
 
     play(scenario)
+
+
+def test_a_frozen_engine_is_seen_by_its_counters_and_restarted(
+    play: Callable[[Scenario], None],
+) -> None:
+    async def scenario(fleet: Fleet) -> None:
+        impatient = 'stall_after = "1s"\non_stall = "restart"\n'
+        daemon = await fleet.up(ONE, impatient)
+        (pid,) = await ready(daemon)
+        (worker,) = model(daemon).workers
+        assert pid is not None
+        assert worker.url is not None
+        body = json.dumps({"model": "one", "max_tokens": 10_000}).encode()
+        port = int(worker.url.rpartition(":")[2])
+        _, writer = await asyncio.open_connection("127.0.0.1", port)
+        try:
+            head = f"POST /v1/completions HTTP/1.1\r\ncontent-length: {len(body)}\r\n\r\n"
+            writer.write(head.encode() + body)
+            await until(lambda: model(daemon).workers[0].running == 1)
+            os.kill(descendants(pid)[0], signal.SIGSTOP)
+            await until(lambda: "no iteration has finished" in events(daemon))
+            await until(lambda: model(daemon).ready == 1 and pids(daemon) != {pid})
+        finally:
+            writer.close()
+
+    play(scenario)
+
+
+def events(daemon: Daemon) -> str:
+    return "\n".join(event.text for event in daemon.events.after(0, 1000))

@@ -190,32 +190,6 @@ def test_a_forged_state_file_neither_adopts_nor_kills_a_stranger(
     play(scenario)
 
 
-def test_a_forged_state_file_beside_a_live_shim_ends_the_real_tree_only(play: Play) -> None:
-    async def scenario(rig: Rig) -> None:
-        worker = await rig.ready(rig.worker(stubborn=True))
-        members = rig.identities(worker.tree())
-        stranger = pausing()
-        try:
-            path = rig.launcher.directory("tiny-1") / "state.json"
-            seen = process(stranger.pid)
-            assert seen is not None
-            forged = {**json.loads(path.read_text()), "pid": stranger.pid, "start": seen[0]}
-            path.write_text(json.dumps(forged))
-            assert rig.launcher.inspect("tiny-1").fate is Fate.CLEANING
-            (handle,) = await rig.again()
-            worker = rig.worker()
-            worker.adopt(handle)
-            assert worker.state is State.STOPPING
-            await worker.unload()
-            assert rig.left_of(members) == []
-            assert stranger.poll() is None
-        finally:
-            stranger.kill()
-            stranger.wait()
-
-    play(scenario)
-
-
 def test_a_stranger_that_answers_on_the_port_is_not_taken_for_ready(play: Play) -> None:
     async def scenario(rig: Rig) -> None:
         asked: list[bytes] = []

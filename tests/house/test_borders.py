@@ -45,6 +45,21 @@ def test_the_console_draws_without_the_rooms_behind_the_client() -> None:
     assert not loaded & {"pydantic", "httpx", "vllm", "torch", "numpy"}
 
 
+@pytest.mark.parametrize(
+    "module", ["cli.events", "cli.history", "history.database", "history.records", "control.daemon"]
+)
+def test_sqlmodel_waits_for_the_writer_thread(module: str) -> None:
+    assert not modules_after(f"import vllm_console.{module}") & {"sqlmodel", "sqlalchemy"}
+
+
+def test_events_without_a_daemon_load_nothing_heavy() -> None:
+    code = (
+        "from vllm_console.cli.main import main\n"
+        "assert main(['events', '--fleet', 'fleet.toml', '--state-dir', '/nonexistent']) == 3"
+    )
+    assert not modules_after(code) & set(HEAVY)
+
+
 @pytest.mark.parametrize("room", ["control.daemon", "control.main"])
 def test_the_daemon_draws_nothing(room: str) -> None:
     assert not modules_after(f"import vllm_console.{room}") & {"textual", "rich", "vllm", "torch"}

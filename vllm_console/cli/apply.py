@@ -36,7 +36,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Show the plan, ask, apply; exit 1 when a model had to be rolled back."""
     place = place_of(args)
-    client = Client(place.socket)
+    client = Client(place.socket, program="apply")
     answer = client.command("plan")
     changes = answer["changes"]
     if args.json:
@@ -48,7 +48,8 @@ def run(args: argparse.Namespace) -> int:
     if not args.yes and not _agreed():
         print("nothing was changed", file=sys.stderr)
         return 0
-    _apply(Client(place.socket, timeout=None), client, answer["digest"])
+    patient = Client(place.socket, timeout=None, program="apply")
+    _apply(patient, client, answer["digest"])
     print(f"{place.name}: applied", file=sys.stderr if args.json else sys.stdout)
     return 0
 

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from vllm_console.engines.environment import EngineEnvironment
     from vllm_console.fleet.model import Fleet, ModelConfig
 
+_WIDTH = 98
+"""Cells of the widest line of folded bucket bounds."""
 SUMMARY = "a model's effective configuration and where each value comes from"
 
 
@@ -99,6 +101,9 @@ def _as_text(fleet: Fleet, model: ModelConfig, with_origins: bool) -> Iterator[s
     if command:
         yield ""
         yield f"# a worker runs ({_engine_in_words(engine)}):"
+        added = _added(model, engine)
+        if added:
+            yield f"# origin console: {', '.join(added)}"
         yield from _shell_lines(command)
 
 
@@ -127,8 +132,16 @@ def _command(fleet: Fleet, model: ModelConfig) -> tuple[tuple[str, ...], EngineE
     return serve_command(program, model, source=source, port="PORT", schema=schema), engine
 
 
+def _added(model: ModelConfig, engine: EngineEnvironment | None) -> tuple[str, ...]:
+    """The flags of the command that the console adds by itself."""
+    from vllm_console.engines.flags import cached_schema
+    from vllm_console.fleet.command import added_flags
+
+    return added_flags(model, None if engine is None else cached_schema(engine))
+
+
 def _shell_lines(command: tuple[str, ...]) -> Iterator[str]:
-    """The command as a shell takes it, a flag a line."""
+    """The command as a shell takes it, a flag a line; bucket bounds go on over several."""
     lines: list[list[str]] = [list(command[:3])]
     for word in command[3:]:
         if word.startswith("--"):
@@ -136,7 +149,17 @@ def _shell_lines(command: tuple[str, ...]) -> Iterator[str]:
         lines[-1].append(word)
     for index, words in enumerate(lines):
         end = " \\" if index < len(lines) - 1 else ""
-        yield f"{'  ' if index else ''}{shlex.join(words)}{end}"
+        text = f"{'  ' if index else ''}{shlex.join(words)}{end}"
+        yield from _folded(text) if words[0] == "--custom-histogram-buckets" else (text,)
+
+
+def _folded(text: str) -> list[str]:
+    """Breaks JSON of numbers after commas, where blanks mean nothing."""
+    lines, rest = [], text
+    while len(rest) > _WIDTH and (at := rest.rfind(",", 0, _WIDTH)) > 0:
+        lines.append(rest[: at + 1])
+        rest = "    " + rest[at + 1 :]
+    return [*lines, rest]
 
 
 def _is_secret(value: object) -> bool:

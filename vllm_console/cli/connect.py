@@ -22,7 +22,7 @@ def place_of(args: argparse.Namespace) -> Place:
 
 def client_of(args: argparse.Namespace) -> Client:
     """A client of that fleet's daemon; nothing is asked yet."""
-    return Client(place_of(args).socket)
+    return Client(place_of(args).socket, program=args.verb)
 
 
 def count_of(text: str) -> int:

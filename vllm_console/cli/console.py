@@ -46,7 +46,7 @@ def run(args: argparse.Namespace) -> int:
         load_fleet(place.fleet_file, sets=args.set)  # a broken file is told here, in one line
         start_detached(place, args.set)
     return run_console(
-        lambda: Client(place.socket),
+        lambda: Client(place.socket, program="console"),
         panels=panels_dir(place),
         theme=args.theme,
         readonly=args.readonly,

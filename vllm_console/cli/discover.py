@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 SUMMARY = "list the vLLM servers of this machine, whoever started them"
 SCHEMA = "vllm-console/discover/1"
+_WANTS_A_KEY = '# it wants a key: api_key = { file = "…" }'
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -85,7 +86,8 @@ def attach_lines(servers: Iterable[Server], taken: Iterable[str] = ()) -> list[s
         stem = stem.strip("-_").lower()[:80] or "vllm"
         name = stem if stem not in names else f"{stem}-{server.port}"
         names.add(name)
-        lines += [f"[models.{name}]", 'engine = "attach"', f"url = {json.dumps(server.url)}", ""]
+        lines += [f"[models.{name}]", 'engine = "attach"', f"url = {json.dumps(server.url)}"]
+        lines += [""] if server.models is not None else [_WANTS_A_KEY, ""]
     return lines[:-1]
 
 

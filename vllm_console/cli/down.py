@@ -44,7 +44,7 @@ def take_down(place: Place, timeout: float) -> None:
         if not LocalLauncher(place.workers).running():
             raise NoDaemon(f"{place.name}: nothing runs (no daemon, no worker)")
         start_detached(place, autostart=False)
-    client = Client(place.socket)
+    client = Client(place.socket, program="down")
     client.command("down")
     deadline = time.monotonic() + timeout
     progress = Progress()

@@ -35,7 +35,7 @@ def run(args: argparse.Namespace) -> int:
         else:
             print("\n".join(_lines(answer)))
         return 0
-    client = Client(place_of(args).socket, timeout=None)
+    client = Client(place_of(args).socket, timeout=None, program="rollback")
     answer = client.command("rollback", model=args.model, revision=args.revision)
     print(f"{answer['model']}: revision {answer['revision']}")
     return 0

@@ -126,6 +126,8 @@ def table(status: dict[str, Any]) -> str:
                 failure = worker["failure"]
                 lines.append(f"  {worker['id']}: {failure['line']}")
                 lines.append(f"  {' ' * len(worker['id'])}  → {failure['remedy']}")
+            elif worker["reason"] and worker["state"] in ("queued", "stalled"):
+                lines.append(f"  {worker['id']}: {worker['reason']}")
     return "\n".join(lines)
 
 

@@ -65,13 +65,13 @@ def _beyond_the_file(fleet: Fleet, notes: list[str]) -> Iterator[Problem]:
 
     schemas: dict[str, FlagSchema | None] = {}
     for model in fleet.models.values():
+        _note_missing_secrets(fleet, model, notes)
         if model.attached:
             continue
         try:
             tiny_source(model.source)
         except InvalidInput as error:
             yield _problem(fleet, model, "source", str(error))
-        _note_missing_secrets(fleet, model, notes)
         if model.engine not in schemas:
             try:
                 schemas[model.engine] = _schema_of(model.engine, notes)
@@ -120,13 +120,15 @@ def _problem(fleet: Fleet, model: ModelConfig, key: str, text: str) -> Problem:
 
 def _note_missing_secrets(fleet: Fleet, model: ModelConfig, notes: list[str]) -> None:
     """A secret that is not there stops a worker, but not the check of a file made elsewhere."""
-    from vllm_console.fleet.secrets import resolve_env
+    from vllm_console.fleet.secrets import Secret, read_secret
 
     if fleet.path is None:
         return
-    for key, value in model.env.items():
+    named = {**{f"env.{key}": value for key, value in model.env.items()}, "api_key": model.api_key}
+    for key, value in named.items():
         try:
-            resolve_env({key: value}, fleet.path.parent)
+            if isinstance(value, Secret):
+                read_secret(key, value, fleet.path.parent)
         except InvalidInput as error:
             notes.append(f"models.{model.name}.{error}")
 

@@ -7,8 +7,8 @@ import time
 from collections.abc import Callable
 
 from vllm_console import snapshot
-from vllm_console.errors import InvalidInput
-from vllm_console.http1 import HttpError, Pool
+from vllm_console.errors import ConsoleError, InvalidInput
+from vllm_console.http1 import HttpError, Pool, Response
 from vllm_console.workers.launch import LaunchSpec, iso
 from vllm_console.workers.states import SERVING, State
 
@@ -31,8 +31,10 @@ class AttachedWorker:
         *,
         http: Pool,
         on_change: Callable[[AttachedWorker, snapshot.Worker], None],
+        api_key: Callable[[], str | None] = lambda: None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        """`api_key` is read anew before each question, in a thread; it may raise `ConsoleError`."""
         self.id = worker_id
         self.model = model
         self.engine = snapshot.Engine()
@@ -42,6 +44,7 @@ class AttachedWorker:
         self._url = url.rstrip("/")
         self._http = http
         self._on_change = on_change
+        self._api_key = api_key
         self._clock = clock
         self._reason: str | None = None
         self._since = clock()
@@ -106,12 +109,29 @@ class AttachedWorker:
             await asyncio.sleep(PROBE_S)
 
     async def _probe(self) -> str | None:
-        """Why it cannot serve; `None` when /health says 200."""
+        """Why it cannot serve; `None` when /health says 200 and /v1 takes our key, if it wants one.
+
+        vLLM's `--api-key` guards /v1 alone: without the list a wrong key would look healthy.
+        """
         try:
-            answer = await self._http.request("GET", f"{self._url}/health", timeout=PROBE_S)
-        except HttpError as error:
+            key = await asyncio.to_thread(self._api_key)
+            health = await self._ask("/health", None)
+            if health.status != 200:
+                return f"/health says HTTP {health.status}"
+            listed = await self._ask("/v1/models", key)
+        except (ConsoleError, HttpError) as error:
             return str(error)
-        return None if answer.status == 200 else f"/health says HTTP {answer.status}"
+        if listed.status not in (401, 403):
+            return None
+        if key is None:
+            return 'needs an api key: set api_key = { file = "…" }'
+        return "refuses the api key: look at api_key"
+
+    async def _ask(self, path: str, key: str | None) -> Response:
+        headers = [] if key is None else [("authorization", f"Bearer {key}")]
+        return await self._http.request(
+            "GET", f"{self._url}{path}", headers=headers, timeout=PROBE_S
+        )
 
     def _become(self, state: State, reason: str | None) -> None:
         if (state, reason) == (self.state, self._reason):

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from vllm_console.control.machine import Machine
 from vllm_console.control.observe import Observation
 from vllm_console.control.served import Actor
+from vllm_console.snapshot import Failure
 from vllm_console.snapshot import Worker as WorkerView
 from vllm_console.workers.states import SERVING, State
 
@@ -19,10 +20,10 @@ class Changes:
         self,
         observation: Observation,
         machine: Machine,
-        tell: Callable[[str, str, str], None],
+        tell: Callable[[str, str, str, Failure | None], object],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`tell` takes level, subject and text of an event."""
+        """`tell` takes level, subject, text and failure of an event."""
         self._observation = observation
         self._machine = machine
         self._tell = tell
@@ -64,7 +65,11 @@ class Changes:
         level, text = _told(new)
         if new.state == State.READY and new.id in self._starting:
             text += f" in {self._clock() - self._starting.pop(new.id):.1f} s"
-        self._tell(level, new.id, text)
+        self._tell(level, new.id, text, new.failure if new.state in _FAILED else None)
+
+
+_FAILED = (State.FAILED, State.CRASH_LOOP, State.BACKOFF)
+"""States whose event keeps the failure."""
 
 
 def _told(new: WorkerView) -> tuple[str, str]:

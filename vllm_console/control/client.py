@@ -11,13 +11,15 @@ import socket
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from http.client import HTTPConnection, HTTPException, HTTPResponse
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urlencode
 
-from vllm_console import errors
-from vllm_console.snapshot import Event, Snapshot, from_json
+from vllm_console import __version__, errors
+from vllm_console.answer import Answer, Question
+from vllm_console.snapshot import AuditEntry, Event, Snapshot, from_json
 
 _BY_CODE = {
     kind.exit_code: kind
@@ -58,9 +60,13 @@ class Client:
     takes too long, and the daemon's own error (`NotFound`, `InvalidInput`, …) otherwise.
     """
 
-    def __init__(self, path: Path, *, timeout: float | None = 10.0) -> None:
+    def __init__(
+        self, path: Path, *, timeout: float | None = 10.0, program: str | None = None
+    ) -> None:
+        """`program` is who asks, for the audit: a verb, or "console"."""
         self.path = path
         self.timeout = timeout
+        self._program = f"vllm-console/{__version__}" + (f" {program}" if program else "")
         self._streams: set[_UnixConnection] = set()
 
     def snapshot_json(self) -> bytes:
@@ -71,21 +77,46 @@ class Client:
         """The newest snapshot."""
         return from_json(Snapshot, json.loads(self.snapshot_json()))
 
+    def metrics(self) -> str:
+        """The fleet as Prometheus text."""
+        return self._request("GET", "/metrics").decode()
+
     def snapshots(self) -> Iterator[Snapshot]:
         """Snapshots as they are made; blocks between them, ends when the client is closed."""
         for line in self._lines("/v1/snapshots", quiet=self.timeout):
             yield from_json(Snapshot, json.loads(line))
 
-    def events(self, after: int = 0, limit: int = 1000) -> list[Event]:
-        """Events with a number above `after`, oldest first; at most the newest `limit`."""
-        query = urlencode({"after": after, "limit": limit})
+    def events(
+        self,
+        after: int = 0,
+        limit: int = 1000,
+        *,
+        since: str | None = None,
+        level: str | None = None,
+    ) -> list[Event]:
+        """Events with a number above `after`, oldest first; at most the newest `limit`.
+
+        `since` is a time in ISO 8601 UTC, `level` the least that counts (info, warn, crit).
+        """
+        query = _query(after=after, limit=limit, since=since, level=level)
         return [from_json(Event, e) for e in self._get_json(f"/v1/events?{query}")["events"]]
 
     def follow_events(self, after: int = 0) -> Iterator[Event]:
         """Events with a number above `after`, then each new one; ends when closed."""
-        target = f"/v1/events?{urlencode({'after': after, 'follow': 1})}"
-        for line in self._lines(target, quiet=None):  # nothing may happen for days
-            yield from_json(Event, json.loads(line))
+        for line in self._lines(f"/v1/events?{_query(after=after, follow=1)}", quiet=None):
+            yield from_json(Event, json.loads(line))  # nothing may happen for days
+
+    def audit(
+        self, after: int = 0, limit: int = 1000, *, since: str | None = None
+    ) -> list[AuditEntry]:
+        """Commands that reached the daemon, oldest first; at most the newest `limit`."""
+        query = _query(after=after, limit=limit, since=since)
+        return [from_json(AuditEntry, e) for e in self._get_json(f"/v1/audit?{query}")["audit"]]
+
+    def follow_audit(self, after: int = 0) -> Iterator[AuditEntry]:
+        """Commands numbered above `after`, then each new one; ends when closed."""
+        for line in self._lines(f"/v1/audit?{_query(after=after, follow=1)}", quiet=None):
+            yield from_json(AuditEntry, json.loads(line))
 
     def series(
         self, subjects: Sequence[str], metrics: Sequence[str], seconds: float, step: float
@@ -96,6 +127,23 @@ class Client:
         )
         series = self._get_json(f"/v1/history?{query}")["series"]
         return {s: dict(by_metric) for s, by_metric in series.items()}
+
+    def ask(self, question: Question) -> Answer:
+        """What the stored past says."""
+        query = urlencode(
+            {
+                "metric": question.metrics,
+                "quantiles": ",".join(f"{percent:g}" for percent in question.quantiles),
+                "since": _utc(question.since),
+                "until": _utc(question.until),
+                **({"step": f"{question.step:g}"} if question.step else {}),
+                **({"by": question.by} if question.by else {}),
+                **({"compare": "previous"} if question.compare else {}),
+            },
+            doseq=True,
+        )
+        subject = quote(question.subject, safe="")
+        return from_json(Answer, self._get_json(f"/v1/history/{subject}?{query}"))
 
     def log(self, worker: str, offset: int | None = None, lines: int = 200) -> LogChunk:
         """The log of a worker from a byte offset on, or its last lines when there is none."""
@@ -161,12 +209,22 @@ class Client:
                 f"no daemon answers on {self.path} ({error.strerror}); "
                 "`vllm-console up -d` starts one"
             ) from None
-        headers = {"Content-Type": "application/json"} if body else {}
+        headers = {"User-Agent": self._program}
+        if body:
+            headers["Content-Type"] = "application/json"
         connection.request(method, target, body=body, headers=headers)
         response = connection.getresponse()
         if response.status >= 400:
             raise _error_of(response)
         return response
+
+
+def _query(**values: int | str | None) -> str:
+    return urlencode({name: value for name, value in values.items() if value is not None})
+
+
+def _utc(at: float) -> str:
+    return datetime.fromtimestamp(at, UTC).isoformat()
 
 
 def _error_of(response: HTTPResponse) -> errors.ConsoleError:

@@ -9,15 +9,20 @@ import os
 import platform
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 from vllm_console import __version__
+from vllm_console.answer import Answer, Question
+from vllm_console.control.audit import AuditLog
 from vllm_console.control.changes import Changes
 from vllm_console.control.commands import Commands
 from vllm_console.control.events import EventLog, now_iso
+from vllm_console.control.exposition import exposition
 from vllm_console.control.factory import WorkerFactory
 from vllm_console.control.machine import Machine
 from vllm_console.control.observe import Observation
+from vllm_console.control.orphans import OrphanWatch
 from vllm_console.control.picture import alerts, model_picture
 from vllm_console.control.revisions import Revisions, WantedModels
 from vllm_console.control.rollout import Rollout
@@ -29,12 +34,17 @@ from vllm_console.fleet.find import Place
 from vllm_console.fleet.load import load_fleet
 from vllm_console.fleet.model import Fleet, ModelConfig
 from vllm_console.history.base import SERIES
-from vllm_console.history.memory import MemoryHistory
+from vllm_console.history.database import Database
+from vllm_console.history.graphs import Series, series
+from vllm_console.history.memory import KEEP_S, MemoryHistory
+from vllm_console.history.questions import answer
+from vllm_console.history.store import Store
+from vllm_console.history.subjects import known
 from vllm_console.http1 import Pool
 from vllm_console.launchers.local import LocalLauncher
 from vllm_console.snapshot import Daemon as DaemonFacts
-from vllm_console.snapshot import Event, Snapshot, to_json
-from vllm_console.workers.launch import Launcher
+from vllm_console.snapshot import Snapshot, to_json
+from vllm_console.workers.launch import Handle, Launcher
 from vllm_console.workers.passage import passage
 from vllm_console.workers.states import ENDED, State
 
@@ -63,17 +73,27 @@ class Daemon:
         self.place = place
         self.fleet = fleet
         self.rollout = Rollout(self, lambda: load_fleet(place.fleet_file, sets=sets))
-        self.events = EventLog(place.state_dir / "events.jsonl")
+        self._database = Database(place.history)
+        self.events = EventLog(self._database, place.state_dir / "events.jsonl")
+        self.audit = AuditLog(self._database)
         self.stopped = asyncio.Event()
         """Set once the fleet has been taken down and the daemon may end."""
         self._clock = clock
         self._started = clock()
         self._node = platform.node() or "localhost"
         self._pool = Pool()
-        self._observation = Observation(self._pool, MemoryHistory(), clock)
+        self.store = Store(self._database, budget=fleet.history.max_size, clock=clock)
+        self._observation = Observation(
+            self._pool,
+            MemoryHistory(),
+            clock,
+            on_sample=self._judge_progress,
+            store=self.store,
+        )
         self._launcher: Launcher = launcher or LocalLauncher(place.workers)
         self._machine = Machine(self._node, nvml, self.tell, clock)
-        self.revisions = Revisions(place.state_dir / "revisions.json")
+        self._orphans = OrphanWatch(place.state_dir, lambda: self._machine.devices, self.tell)
+        self.revisions = Revisions(self._database, place.state_dir / "revisions.json")
         self._wanted = WantedModels(place.state_dir / "wanted.json")
         self._tasks: set[asyncio.Task[None]] = set()
         self._ticked = asyncio.Event()
@@ -83,7 +103,7 @@ class Daemon:
         self._watchers = 0
         self._looked = float("-inf")
         self.models = Roster()
-        self._changes = Changes(self._observation, self._machine, self.tell, clock)
+        self._changes = Changes(self._observation, self._machine, self.events.add, clock)
         self._factory = WorkerFactory(
             place.fleet_file,
             self.models,
@@ -102,20 +122,33 @@ class Daemon:
 
     async def start(self, *, autostart: bool = True) -> None:
         """Adopt what runs, then start what is wanted."""
+        began = self._clock()
         adopted = await self._adopt()
+        served = {found.spec.worker_id for found in adopted if found.served is not None}
+        self._tell_losses()
+        took_ms = (self._clock() - began) * 1e3
         wanted = self._wanted.read()
         for model in self.models.values():
             count = model.config.workers if model.config.autostart else 0
             if wanted is not None:  # a model that is new in the file is not in it
                 count = wanted.get(model.name, count)
+            surplus: list[Actor] = []
+            if wanted is not None and model.name in wanted:
+                surplus = self._surplus(model, wanted[model.name], served)
             stay = [w for w in model.workers.values() if w.state is not State.STOPPING]
-            model.wanted = max(model.wanted, len(stay))
+            model.wanted = max(model.wanted, sum(worker not in surplus for worker in stay))
             if autostart and count:
                 self.load(model, count)
+            for worker in surplus:
+                self.spawn(self.retire(model, worker))
         text = f"daemon {__version__} started"
-        self.events.add("info", "fleet", f"{text}, {adopted} adopted" if adopted else text)
+        if adopted:
+            text += f", {len(adopted)} adopted in {took_ms:.0f} ms"
+        self.events.add("info", "fleet", text)
+        self._database.start(self.events.from_thread(asyncio.get_running_loop()))
         self.spawn(self._tick_for_ever())
         self.spawn(self._read_machine_for_ever())
+        self.spawn(self._orphans.look_for_ever())
         self._begun.set()
 
     async def close(self) -> None:
@@ -128,6 +161,8 @@ class Daemon:
         await self._observation.close()
         await self._pool.close()
         await self._machine.close()
+        await asyncio.to_thread(self.store.close)
+        await asyncio.to_thread(self._database.close)
 
     async def take_down(self) -> None:
         """Stop every worker; `stopped` is set once nothing is left.
@@ -169,8 +204,8 @@ class Daemon:
             gpus=machine.devices.gpus,
             gpus_reason=machine.devices.reason,
             host=machine.host,
-            alerts=alerts(models, trouble, machine.devices.gpus),
-            events=self.events.newest(_EVENTS_SHOWN),
+            alerts=(*alerts(models, trouble, machine.devices.gpus), *self._orphans.alerts),
+            events=self.events.shown(_EVENTS_SHOWN),
             interval_s=TICK_S,
         )
 
@@ -180,6 +215,14 @@ class Daemon:
         return json.dumps(
             to_json(self.snapshot()), ensure_ascii=False, separators=(",", ":"), allow_nan=False
         ).encode()
+
+    def metrics(self) -> bytes:
+        """The fleet as Prometheus text; who asks is taken to look for a while."""
+        self._looked = self._clock()
+        known = self._observation.history.latest
+        totals = {name: total for name in self.models if (total := known(f"model/{name}"))}
+        started_at = time.time() - (self._clock() - self._started)
+        return exposition(self.snapshot(), totals, started_at=started_at)
 
     async def snapshot_stream(self) -> AsyncIterator[bytes]:
         """The fleet now, then at each tick; a reader that is slow misses ticks, not order."""
@@ -192,19 +235,31 @@ class Daemon:
         finally:
             self._watchers -= 1
 
-    def events_after(self, seq: int, limit: int) -> list[Event]:
-        """Events above `seq`, oldest first."""
-        return self.events.after(seq, limit)
+    async def series(
+        self, subjects: Sequence[str], metrics: Sequence[str], seconds: float, step: float
+    ) -> dict[str, Series]:
+        """Graph series of "model/NAME", "worker/ID" or "fleet", by subject and metric.
 
-    def follow_events(self, seq: int) -> AsyncIterator[Event]:
-        """Events above `seq`, then each new one."""
-        return self.events.follow(seq)
+        What happened since this daemon began, and is not long ago, comes from memory.
+        """
+        for metric in metrics:
+            if metric not in SERIES:
+                raise InvalidInput(f"no metric {metric}; there are {', '.join(SERIES)}")
+        if seconds > min(KEEP_S, self._clock() - self._started):
+            asked = self.store.ask(
+                lambda past: series(past, subjects, metrics, time.time(), seconds, step)
+            )
+            with suppress(ConsoleError):  # its trouble is an alert; memory knows a little
+                return await asyncio.wrap_future(asked)
+        known = self._observation.history.series
+        return {s: {m: known(s, m, seconds, step) for m in metrics} for s in subjects}
 
-    def series(self, subject: str, metric: str, seconds: float, step: float) -> list[float | None]:
-        """One graph series of "model/NAME", "worker/ID" or "fleet"."""
-        if metric not in SERIES:
-            raise InvalidInput(f"no metric {metric}; there are {', '.join(SERIES)}")
-        return self._observation.history.series(subject, metric, seconds, step)
+    async def answer(self, question: Question) -> Answer:
+        """What the stored past says of a model, worker, GPU or the fleet; a thread looks it up."""
+        gpus = {gpu.index: gpu.uuid for gpu in self._machine.devices.gpus}
+        here = known((model.config for model in self.models.values()), gpus, alive=True)
+        asked = self.store.ask(lambda past: answer(past, question, here, time.time()))
+        return await asyncio.wrap_future(asked)
 
     def log(self, worker: str, offset: int | None, lines: int) -> tuple[int, str]:
         """A worker's log from `offset` on, or its last `lines`; `worker` may be a model's name."""
@@ -247,7 +302,7 @@ class Daemon:
             return
         for worker in model.workers.values():
             self.spawn(worker.restart())
-        model.wanted = max(model.wanted, len(model.workers))
+        model.wanted = model.wanted or len(model.workers)
         self._note_wanted()
 
     def begin_down(self) -> None:
@@ -276,7 +331,7 @@ class Daemon:
     def admit(self, config: ModelConfig) -> None:
         """Take in a model that is new in the file, and load it if it starts by itself."""
         model = self.models[config.name] = self._served(config)
-        if config.autostart:
+        if config.autostart and not self.going_down:
             self.load(model, None)
 
     def revise(self, model: ServedModel, config: ModelConfig) -> None:
@@ -289,8 +344,9 @@ class Daemon:
         return self._factory.has_room_beside(model)
 
     async def retire(self, model: ServedModel, worker: Actor) -> None:
-        """Unload one worker and forget it."""
-        await worker.unload()
+        """Unload one worker, whoever loads it meanwhile, and forget it."""
+        while worker.state not in ENDED:
+            await worker.unload()
         model.workers.pop(worker.id, None)
         await self._forget(worker)
 
@@ -299,21 +355,51 @@ class Daemon:
     def _served(self, config: ModelConfig) -> ServedModel:
         return ServedModel(config, self.revisions.number(config), self._factory.make)
 
-    async def _adopt(self) -> int:
-        count = 0
-        for found in await self._launcher.adopt():
+    async def _adopt(self) -> Sequence[Handle]:
+        handles = await self._launcher.adopt()
+        for found in handles:
             model = self.models.get(found.spec.model)
             if model is None:
                 model = self.models[found.spec.model] = self._factory.stray(found)
             worker = self._factory.adopt(model, found)
             self._changes.adopting(worker.id)
             worker.adopt(found)
-            count += 1
             self.events.add("ok", worker.id, f"adopted, pid {worker.view.pid}, not touched")
             if found.spec.revision != model.revision:
                 text = f"runs revision {found.spec.revision}; restart applies {model.revision}"
                 self.events.add("warn", worker.id, text)
-        return count
+        return handles
+
+    def _surplus(self, model: ServedModel, wanted: int, served: set[str]) -> list[Actor]:
+        """The adopted workers of a model beyond those wanted.
+
+        There are some after a daemon was killed between a command and its end, such as in a
+        replacement whose old worker had not gone yet. Those that are on their way out go first,
+        then those that have not `served`, then those of another revision.
+        """
+
+        def rank(worker: Actor) -> tuple[bool, bool, bool]:
+            revision = worker.spec.revision if worker.spec else None
+            leaving = worker.state is State.STOPPING
+            return leaving, worker.id not in served, revision != model.revision
+
+        surplus = sorted(model.workers.values(), key=rank)[wanted:]
+        for worker in surplus:
+            self.tell("info", worker.id, "is one more than wanted, and goes")
+        return surplus
+
+    def _tell_losses(self) -> None:
+        """Say which workers ended while no daemon ran, and whether a reboot took them."""
+        losses = self._launcher.losses()
+        rebooted = [loss.worker_id for loss in losses if loss.rebooted]
+        if rebooted:
+            self.tell("warn", "fleet", f"the machine was rebooted, lost {', '.join(rebooted)}")
+        for loss in losses:
+            if loss.exit is not None and loss.exit.rc is not None:
+                text = f"ended while no daemon ran (exit code {loss.exit.rc})"
+                self.tell("warn", loss.worker_id, text)
+            elif not loss.rebooted:
+                self.tell("warn", loss.worker_id, "was gone when the daemon started, no exit code")
 
     async def _unload(self, model: ServedModel, worker: Actor) -> None:
         await worker.unload()
@@ -335,7 +421,6 @@ class Daemon:
         while True:
             self._observation.looked_at = self._clock() - self._looked < _LOOKS_FOR_S
             self._observation.tick()
-            self._judge_progress()
             if self._watchers:
                 self._line = self.snapshot_json()
                 ticked, self._ticked = self._ticked, asyncio.Event()
@@ -343,10 +428,12 @@ class Daemon:
             due = max(due + TICK_S, self._clock())
             await asyncio.sleep(due - self._clock())
 
-    def _judge_progress(self) -> None:
-        """Call workers stalled whose engine does not get on, and ready again when it does."""
+    def _judge_progress(self, worker_id: str) -> None:
+        """Call a worker stalled whose engine does not get on, and ready again when it does."""
+        frozen = self._observation.frozen_s(worker_id)
         for model, worker in self.models.workers():
-            frozen = self._observation.frozen_s(worker.id)
+            if worker.id != worker_id:
+                continue
             if worker.state == State.STALLED and frozen == 0.0:
                 worker.resumed()
             elif worker.state == State.READY and frozen >= model.config.stall_after_s:
@@ -356,8 +443,9 @@ class Daemon:
 
     async def _read_machine_for_ever(self) -> None:
         while True:
-            trees = {worker.id: worker.tree() for _, worker in self.models.workers()}
-            await self._machine.read(trees)
+            workers = [worker for _, worker in self.models.workers()]
+            await self._machine.read(await asyncio.to_thread(_trees, workers))
+            self._observation.record_gpus(self._machine.devices.gpus)
             await asyncio.sleep(TICK_S if self._observation.looked_at else 5 * TICK_S)
 
     def _done(self, task: asyncio.Task[None]) -> None:
@@ -369,3 +457,8 @@ class Daemon:
         else:
             _log.error("a task of the daemon failed", exc_info=error)
             self.events.add("crit", "daemon", f"internal error, see daemon.log: {error!r}")
+
+
+def _trees(workers: Sequence[Actor]) -> dict[str, list[int]]:
+    """The pids of each worker; asked in a thread, as an engine has hundreds to look at."""
+    return {worker.id: worker.tree() for worker in workers}

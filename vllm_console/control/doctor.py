@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from vllm_console.control.orphans import Named
 from vllm_console.devices.driver import Driver
 from vllm_console.snapshot import Gpu
 from vllm_console.workers.strangers import Stray
@@ -181,25 +182,16 @@ def open_files(soft: int, hard: int) -> Check:
     return Check("ulimit", "ok", text)
 
 
-def orphans(left: Sequence[str], daemon_runs: bool, strays: Sequence[Stray]) -> list[Check]:
-    """Workers without their daemon, and vLLM trees that nobody's shim owns."""
-    name, found = "orphans", []
-    if left and not daemon_runs:
-        text = f"without a daemon: {', '.join(left)} (serving on)"
-        remedy = "`vllm-console up -d` adopts them, `vllm-console down` stops them"
-        found.append(Check(name, "warn", text, remedy))
-    headless = [stray for stray in strays if stray.headless]
-    if headless:
-        pids = " ".join(str(stray.pid) for stray in headless)
-        titles = ", ".join(dict.fromkeys(stray.title for stray in headless))
-        text = f"vLLM processes without a server ({titles}): pid {pids.replace(' ', ', ')}"
-        remedy = f"they hold memory and serve nobody: `kill {pids}` if they are yours"
-        found.append(Check(name, "warn", text, remedy))
-    others = [str(stray.pid) for stray in strays if not stray.headless]
+def orphans(found: Sequence[Named], strays: Sequence[Stray]) -> list[Check]:
+    """Every orphan with what ends it, and the vLLM trees that are just somebody else's."""
+    name = "orphans"
+    checks = [Check(name, "warn", f"pid {n.orphan.pid}, {n.line}", n.remedy) for n in found]
+    counted = {pid for named in found for pid, _ in named.orphan.tree}
+    others = [str(s.pid) for s in strays if not s.headless and s.pid not in counted]
     if others:
         text = f"vLLM that no console started: pid {', '.join(others)}; see `vllm-console discover`"
-        found.append(Check(name, "ok", text))
-    return found or [Check(name, "ok", "none")]
+        checks.append(Check(name, "ok", text))
+    return checks or [Check(name, "ok", "none")]
 
 
 def clock(now: float, newest: float, synchronised: bool | None) -> Check:

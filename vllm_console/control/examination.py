@@ -17,6 +17,7 @@ import vllm_console
 from vllm_console.control import doctor
 from vllm_console.control.client import Client
 from vllm_console.control.doctor import GIB, Check
+from vllm_console.control.orphans import find, read_gpus
 from vllm_console.control.process import is_running
 from vllm_console.devices.driver import read_driver
 from vllm_console.devices.nvml import Nvml
@@ -32,7 +33,6 @@ from vllm_console.engines.flags import cached_schema
 from vllm_console.errors import ConsoleError
 from vllm_console.fleet.find import Place
 from vllm_console.fleet.model import Fleet, Gateway
-from vllm_console.launchers.local import LocalLauncher
 from vllm_console.workers.sockets import listeners, sockets_of
 from vllm_console.workers.strangers import ancestry, owner_of, owners, processes, strays
 
@@ -238,11 +238,10 @@ def _shm() -> list[Check]:
 
 
 def _orphans(place: Place | None) -> list[Check]:
+    found = find(place.state_dir if place is not None else None, read_gpus())
     table = processes()
-    if place is None:
-        return doctor.orphans([], True, strays(table, owners(table)))
-    found = strays(table, owners(table, place.workers))
-    return doctor.orphans(LocalLauncher(place.workers).running(), is_running(place), found)
+    workers = place.workers if place is not None else None
+    return doctor.orphans(found, strays(table, owners(table, workers)))
 
 
 def _newest(place: Place | None) -> float:

@@ -6,7 +6,12 @@ import asyncio
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from contextlib import (
+    AbstractAsyncContextManager,
+    AsyncExitStack,
+    asynccontextmanager,
+    suppress,
+)
 from pathlib import Path
 
 from vllm_console.control.attached import AttachedWorker
@@ -17,14 +22,17 @@ from vllm_console.control.served import Actor, ServedModel
 from vllm_console.engines.environment import resolve
 from vllm_console.errors import ConsoleError, InvalidInput
 from vllm_console.fleet.model import ModelConfig
+from vllm_console.fleet.secrets import read_secret
 from vllm_console.http1 import Pool
 from vllm_console.snapshot import Worker as WorkerView
 from vllm_console.workers.launch import Handle, Launcher, LaunchSpec
-from vllm_console.workers.states import RUNNING, State
+from vllm_console.workers.states import LOADING, RUNNING, State
 from vllm_console.workers.worker import Worker
 
 NOT_IN_FILE = "(no longer in fleet.toml)"
 """The source of a model that still runs and that the fleet file lists no more."""
+_UNSTEADY = frozenset({State.STARTING, State.STOPPING})
+"""The memory of the GPUs changes: vLLM, which measures it at start, would fail beside that."""
 
 
 class WorkerFactory:
@@ -55,6 +63,8 @@ class WorkerFactory:
         self._clock = clock
         self._gates: dict[int, asyncio.Lock] = {}
         self._specs: dict[str, LaunchSpec] = {}
+        self._turns: dict[str, tuple[ModelConfig, int]] = {}
+        """Configuration and revision of each worker's newest start."""
 
     def make(self, model: ServedModel, worker_id: str) -> Actor:
         """A worker that is not started yet, or one that is only watched."""
@@ -80,6 +90,7 @@ class WorkerFactory:
     def forget(self, worker_id: str) -> None:
         """Nothing of that worker is left, and it will not come back."""
         self._specs.pop(worker_id, None)
+        self._turns.pop(worker_id, None)
 
     def has_room_beside(self, model: ServedModel) -> bool:
         """Whether a worker of this model can start while its others still run."""
@@ -95,10 +106,16 @@ class WorkerFactory:
     def _attached(self, model: ServedModel, worker_id: str) -> AttachedWorker:
         url = model.config.url or ""  # the fleet file was refused without one
         model.engine_environment = "attached: started by somebody else"
+        secret, base = model.config.api_key, self._fleet_file.parent
+
+        def api_key() -> str | None:
+            return read_secret(f"models.{model.name}.api_key", secret, base) if secret else None
+
         return AttachedWorker(
             worker_id,
             model.name,
             url,
+            api_key=api_key,
             http=self._http,
             on_change=self._on_change,
             clock=self._clock,
@@ -106,13 +123,14 @@ class WorkerFactory:
 
     def _launched(self, model: ServedModel, worker_id: str) -> Worker:
         async def prepare_launch() -> tuple[LaunchSpec, dict[str, str]]:
-            if model.config.source == NOT_IN_FILE:
+            config, revision = self._turns.get(worker_id, (model.config, model.revision))
+            if config.source == NOT_IN_FILE:
                 raise InvalidInput(f"{model.name} is no longer in {self._fleet_file}")
             await self._machine.settled()
             prepared = await prepare(
                 worker_id,
-                model.config,
-                model.revision,
+                config,
+                revision,
                 base=self._fleet_file.parent,
                 gpus=self._machine.devices.gpus,
                 taken=lambda: self._gpus_taken(worker_id),
@@ -126,7 +144,7 @@ class WorkerFactory:
             return prepared.spec, prepared.environ
 
         def gate() -> AbstractAsyncContextManager[object]:
-            return self._start_gate(model.config)
+            return self._start_gate(worker_id, model)
 
         return Worker(
             worker_id,
@@ -142,21 +160,51 @@ class WorkerFactory:
         )
 
     @asynccontextmanager
-    async def _start_gate(self, config: ModelConfig) -> AsyncIterator[None]:
-        """Starts on a shared GPU wait for each other: vLLM profiles free memory at start."""
-        async with AsyncExitStack() as held:
-            for index in sorted(config.devices or ()):
-                await held.enter_async_context(self._gates.setdefault(index, asyncio.Lock()))
-            yield
+    async def _start_gate(self, worker_id: str, model: ServedModel) -> AsyncIterator[None]:
+        """Starts on a shared GPU wait for each other: vLLM profiles free memory at start.
+
+        Those that hold no gate, being given a GPU that was free, are waited for too. The start is
+        of the configuration that the model has when its turn comes, and of no later one, which
+        might name other GPUs.
+        """
+        while True:
+            gpus = set(model.config.devices or ())
+            async with AsyncExitStack() as held:
+                for index in sorted(gpus):
+                    await held.enter_async_context(self._gates.setdefault(index, asyncio.Lock()))
+                while others := self._unsteady(worker_id, gpus):
+                    with suppress(ConsoleError):  # the daemon ends
+                        await others[0].left(_UNSTEADY)
+                if gpus == set(model.config.devices or ()):
+                    self._turns[worker_id] = (model.config, model.revision)
+                    yield
+                    return
+
+    def _unsteady(self, but: str, gpus: set[int]) -> list[Worker]:
+        """The other workers that take or give back memory of these GPUs now."""
+        return [
+            worker
+            for worker, spec in self._others(but)
+            if isinstance(worker, Worker)
+            and worker.state in _UNSTEADY
+            and not gpus.isdisjoint(spec.gpus)
+        ]
 
     def _gpus_taken(self, but: str) -> Mapping[int, int]:
+        """How many other workers use each GPU, those included that are to start on named ones."""
         used = [
             index
             for worker, spec in self._others(but)
             if worker.state in RUNNING | {State.QUEUED}
             for index in spec.gpus
         ]
-        return Counter([*used, *self._machine.held])
+        named = [
+            index
+            for model, worker in self._roster.workers()
+            if worker.id != but and worker.state in RUNNING | LOADING
+            for index in model.config.devices or ()
+        ]
+        return Counter([*used, *named, *self._machine.held])
 
     def _ports(self, but: str) -> set[int]:
         return {spec.port for _, spec in self._others(but)} | {self._reserved_port()}

@@ -13,8 +13,9 @@ from vllm_console.devices.host import HostReader
 from vllm_console.devices.nvml import Nvml, NvmlReading
 from vllm_console.devices.ownership import PATIENCE_S, Leaving, memory_of, with_processes
 from vllm_console.devices.patient import NOT_YET, PatientNvml
-from vllm_console.errors import ConsoleError
-from vllm_console.snapshot import Host
+from vllm_console.snapshot import Failure, Host
+from vllm_console.workers.launch import LaunchFailed, iso
+from vllm_console.workers.states import Cause
 
 _LOOK_S = 0.2
 """Between two looks at GPUs that are to come free."""
@@ -77,7 +78,8 @@ class Machine:
         """Return once the driver has answered and gave back what ended workers held.
 
         Waits for `PATIENCE_S`; a GPU that is not back then stays in `held`, and an event tells of
-        it. Raises `ConsoleError` when the driver itself does not answer.
+        it. Raises `LaunchFailed` when the driver itself does not answer: no start is tried then,
+        and the next one is due by the usual back-off.
         """
         deadline = self._clock() + PATIENCE_S
         while self._unsettled():
@@ -88,10 +90,9 @@ class Machine:
                 await asyncio.sleep(_LOOK_S)
         silent_s = self._gpus.silent_s
         if silent_s is not None:
-            raise ConsoleError(
-                f"the NVIDIA driver does not answer for {silent_s:.0f} s: see whether `nvidia-smi` "
-                "does; a driver that hangs needs a reboot"
-            )
+            line = f"the NVIDIA driver does not answer for {silent_s:.0f} s"
+            remedy = "see whether `nvidia-smi` answers; a driver that hangs needs a reboot"
+            raise LaunchFailed(Failure(Cause.DRIVER_SILENT, line, remedy, iso(time.time())))
 
     async def close(self) -> None:
         """Let go of the driver."""

@@ -11,10 +11,13 @@ import signal
 import socket
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 
 import uvicorn
 
 from vllm_console.control.daemon import Daemon
+from vllm_console.control.metrics_port import MetricsApi, listen
+from vllm_console.control.peer import Asker, PeerProtocol
 from vllm_console.control.process import DaemonLock, make_state_dir
 from vllm_console.control.server import ControlApi
 from vllm_console.errors import ConsoleError
@@ -69,38 +72,37 @@ async def _serve(
         if tasks & interruptions:
             daemon.stopped.set()
             return
-        task = loop.create_task(daemon.take_down())
+        with daemon.audit.record(Asker("SIGINT"), "down", {}):
+            task = loop.create_task(daemon.take_down())
         interruptions.add(task)
         tasks.add(task)
 
+    def ended(name: str) -> None:
+        with daemon.audit.record(Asker(name), "end the daemon", {}):
+            daemon.stopped.set()
+
     interruptions: set[asyncio.Task[None]] = set()
     loop.add_signal_handler(signal.SIGINT, interrupted)
-    loop.add_signal_handler(signal.SIGTERM, daemon.stopped.set)
-    loop.add_signal_handler(
-        signal.SIGHUP, daemon.stopped.set if os.isatty(0) else lambda: _apply(daemon, tasks)
-    )
+    loop.add_signal_handler(signal.SIGTERM, ended, "SIGTERM")
+    hang_up = partial(ended, "SIGHUP") if os.isatty(0) else partial(_apply, daemon, tasks)
+    loop.add_signal_handler(signal.SIGHUP, hang_up)
     if on_event is not None:
         tasks.add(loop.create_task(_tell(daemon, on_event)))
     listening = _listen(place)
-    server = _Server(
-        uvicorn.Config(
-            ControlApi(daemon),
-            interface="asgi3",
-            lifespan="off",
-            http="httptools",
-            ws="none",
-            access_log=False,
-            log_config=None,
-            timeout_graceful_shutdown=1,
-        )
-    )
+    api = ControlApi(daemon)
+    server = _server(api)
+    metrics = _metrics(daemon)
     try:
         await daemon.start(autostart=autostart)
         serving = loop.create_task(server.serve(sockets=[listening]))
         tasks.add(serving)
         stopped = loop.create_task(_until(daemon.stopped))
         tasks.add(stopped)
+        if metrics is not None:
+            answering = _server(MetricsApi(daemon.metrics))
+            tasks.add(loop.create_task(answering.serve(sockets=[metrics])))
         await asyncio.wait({serving, stopped}, return_when=asyncio.FIRST_COMPLETED)
+        api.end_streams()
         server.should_exit = True
         await serving
     finally:
@@ -109,6 +111,35 @@ async def _serve(
         await asyncio.gather(*tasks, return_exceptions=True)
         await daemon.close()
         listening.close()
+        if metrics is not None:
+            metrics.close()
+
+
+def _server(app: ControlApi | MetricsApi) -> _Server:
+    return _Server(
+        uvicorn.Config(
+            app,
+            interface="asgi3",
+            lifespan="off",
+            http=PeerProtocol,
+            ws="none",
+            access_log=False,
+            log_config=None,
+            timeout_graceful_shutdown=1,
+        )
+    )
+
+
+def _metrics(daemon: Daemon) -> socket.socket | None:
+    """The port that [metrics] asks for; one that is taken costs an event, never the fleet."""
+    port = daemon.fleet.metrics.port
+    if port is None:
+        return None
+    try:
+        return listen(port)
+    except ConsoleError as error:
+        daemon.events.add("warn", "fleet", str(error))
+        return None
 
 
 def _apply(daemon: Daemon, tasks: set[asyncio.Task[None]]) -> None:
@@ -116,7 +147,8 @@ def _apply(daemon: Daemon, tasks: set[asyncio.Task[None]]) -> None:
 
     async def apply() -> None:
         try:
-            await daemon.command("apply", {})
+            with daemon.audit.record(Asker("SIGHUP"), "apply", {}):
+                await daemon.command("apply", {})
         except ConsoleError as error:
             daemon.events.add("crit", "fleet", f"not applied: {error}")
 

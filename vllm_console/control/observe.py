@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 
 from vllm_console.history.base import History
+from vllm_console.history.store import Store
 from vllm_console.history.totals import Totals
 from vllm_console.http1 import Pool
-from vllm_console.snapshot import Load
+from vllm_console.snapshot import Gpu, Load
 from vllm_console.telemetry.load import LATENCY_WINDOW_S, RATE_WINDOW_S, load
-from vllm_console.telemetry.names import PROCESS_START
+from vllm_console.telemetry.names import MARKS
 from vllm_console.telemetry.sample import Histogram, Miss, Sample
 from vllm_console.telemetry.scrape import Scraper
 
@@ -19,6 +20,7 @@ BUSY_S = 1.0
 """Scrape interval of a worker that works or is looked at."""
 IDLE_S = 5.0
 """Scrape interval of a worker that does nothing while nobody looks."""
+_GPU_GAUGES = ("utilization", "memory_used_bytes", "power_w", "temperature_c")
 _GAUGES_LAST_S = 3 * IDLE_S
 """A sample older than this is not shown as now."""
 
@@ -40,10 +42,19 @@ class Observation:
     """Scrapes every serving worker and keeps what it says, by worker, by model, for the fleet."""
 
     def __init__(
-        self, pool: Pool, history: History, clock: Callable[[], float] = time.monotonic
+        self,
+        pool: Pool,
+        history: History,
+        clock: Callable[[], float] = time.monotonic,
+        *,
+        on_sample: Callable[[str], None] = lambda worker_id: None,
+        store: Store | None = None,
     ) -> None:
+        """`on_sample` hears of every new sample of a worker; `store` keeps what is older."""
         self.history = history
+        self._store = store
         self._clock = clock
+        self._on_sample = on_sample
         self._watched: dict[str, _Watched] = {}
         self._totals: dict[str, Totals] = {}
         self._fleet = Totals()
@@ -83,9 +94,21 @@ class Observation:
         for model, totals in self._totals.items():
             self._record(f"model/{model}", totals.sample(now), now)
         self._record("fleet", self._fleet.sample(now), now)
+        if self._store is not None:
+            self._store.tick()
         for worker_id, watched in self._watched.items():
             busy = self.looked_at or watched.sample is None or _works(watched.sample)
             self._scraper.set_interval(worker_id, BUSY_S if busy else IDLE_S)
+
+    def record_gpus(self, gpus: Iterable[Gpu]) -> None:
+        """Keep what each GPU does now."""
+        if self._store is not None:
+            now = self._clock()
+            for gpu in gpus:
+                gauges = {name: getattr(gpu, name) for name in _GPU_GAUGES}
+                known = {name: float(value) for name, value in gauges.items() if value is not None}
+                if known:
+                    self._store.record(f"gpu/{gpu.uuid}", Sample(now, gauges=known))
 
     def worker_load(self, worker_id: str, max_num_seqs: int | None) -> Load:
         """What one worker does now; empty when its newest sample is too old."""
@@ -141,27 +164,35 @@ class Observation:
             self.history.gap(subject, now)
         else:
             self.history.record(subject, sample)
+            if self._store is not None:
+                self._store.record(subject, sample)
 
     def _sampled(self, worker_id: str, sample: Sample) -> None:
         watched = self._watched[worker_id]
-        if watched.sample is None and watched.fresh and watched.since < sample.at:
-            self._keep(worker_id, watched.model, _zeroed(sample, watched.since))
+        first = watched.sample is None
+        if first and watched.fresh and watched.since < sample.at:
+            self._keep(worker_id, watched.model, _zeroed(sample, watched.since), first)
+            first = False
             self._begin(f"model/{watched.model}", self._totals[watched.model], watched.since)
             self._begin("fleet", self._fleet, watched.since)
         watched.sample, watched.reason = sample, None
         progress = _progress(sample)
         if not sample.gauges.get("running") or progress is None or progress != watched.progress:
             watched.progress, watched.moved = progress or 0.0, sample.at
-        self._keep(worker_id, watched.model, sample)
+        self._keep(worker_id, watched.model, sample, first)
+        self._on_sample(worker_id)
 
     def _begin(self, subject: str, totals: Totals, at: float) -> None:
         """Give a subject that has no sample yet one from before its first request."""
         before = totals.sample(at)
         if before is not None and self.history.latest(subject) is None:
-            self.history.record(subject, before)
+            self._record(subject, before, at)
 
-    def _keep(self, worker_id: str, model: str, sample: Sample) -> None:
+    def _keep(self, worker_id: str, model: str, sample: Sample, first: bool) -> None:
         self.history.record(f"worker/{worker_id}", sample)
+        if self._store is not None:
+            joins = (f"model/{model}", "fleet") if first else ()
+            self._store.record(f"worker/{worker_id}", sample, joins)
         self._totals.setdefault(model, Totals()).add(worker_id, sample)
         self._fleet.add(worker_id, sample)
 
@@ -191,7 +222,7 @@ def _zeroed(sample: Sample, at: float) -> Sample:
         at=at,
         counters=dict.fromkeys(sample.counters, 0.0),
         gauges=dict.fromkeys(sample.gauges, 0.0)
-        | {k: v for k, v in sample.gauges.items() if k == PROCESS_START},
+        | {k: v for k, v in sample.gauges.items() if k in MARKS},
         histograms={
             name: Histogram(histogram.bounds, (0.0,) * len(histogram.counts), 0.0)
             for name, histogram in sample.histograms.items()

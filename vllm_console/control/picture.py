@@ -174,9 +174,12 @@ def _slo_alerts(model: Model) -> list[Alert]:
         ("ITL", model.slo.itl_p95_s, latency.itl_s),
         ("E2E", model.slo.e2e_p95_s, latency.e2e_s),
     ):
-        value = quantiles.p95
-        if target and value and value > target and quantiles.count >= 60:
-            text = f"{name} p95 {value * 1e3:,.0f} ms > {target * 1e3:,.0f} ms"
+        between = quantiles.p95_between
+        value = between[0] if between else quantiles.p95  # what is sure of it
+        late = target and value and (value >= target if between else value > target)
+        if target and value and late and "p95" not in quantiles.thin:
+            over = "over " if between else ""
+            text = f"{name} p95 {over}{value * 1e3:,.0f} ms > {target * 1e3:,.0f} ms"
             found.append(Alert("warn", model.name, text))
     return found
 

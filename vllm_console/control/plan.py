@@ -7,8 +7,8 @@ import json
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from enum import StrEnum
-from typing import Any
 
+from vllm_console.fleet.difference import differences
 from vllm_console.fleet.model import ModelConfig
 from vllm_console.fleet.revision import fingerprint
 
@@ -43,7 +43,7 @@ def plan(runs: Mapping[str, ModelConfig], wanted: Mapping[str, ModelConfig]) -> 
     for name, config in wanted.items():
         if name not in runs:
             added.append(Change(name, Kind.ADD))
-        elif what := tuple(differences(runs[name], config)):
+        elif what := tuple(_differences(runs[name], config)):
             same = fingerprint(runs[name]) == fingerprint(config)
             changed.append(Change(name, Kind.UPDATE if same else Kind.RESTART, what))
     return (*removed, *changed, *added)
@@ -55,26 +55,6 @@ def digest(changes: tuple[Change, ...]) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def differences(old: ModelConfig, new: ModelConfig) -> Iterator[str]:
-    """Each key whose value differs, old and new; secrets show by their reference."""
-    before, after = (
-        dict(_flat(old.model_dump(mode="json"))),
-        dict(_flat(new.model_dump(mode="json"))),
-    )
-    for key in before | after:
-        if before.get(key) != after.get(key):
-            yield f"{key.removesuffix('_s')}: {_shown(before.get(key))} → {_shown(after.get(key))}"
-
-
-def _flat(table: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for key, value in table.items():
-        if prefix == "env." and isinstance(value, dict):  # a reference to a secret
-            yield f"{prefix}{key}", {k: v for k, v in value.items() if v is not None}
-        elif isinstance(value, dict):
-            yield from _flat(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value
-
-
-def _shown(value: Any) -> str:
-    return "–" if value is None else json.dumps(value, ensure_ascii=False)
+def _differences(old: ModelConfig, new: ModelConfig) -> Iterator[str]:
+    """Each key whose value differs, old and new."""
+    return map(str, differences(old.model_dump(mode="json"), new.model_dump(mode="json")))

@@ -66,7 +66,21 @@ class DaemonLock:
 def is_running(place: Place) -> bool:
     """Whether a daemon holds this fleet's lock."""
     try:
-        fd = os.open(place.state_dir / "daemon.lock", os.O_RDWR | os.O_CLOEXEC)
+        fd = os.open(place.state_dir / "daemon.lock", os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        return not _locked(fd, fcntl.LOCK_SH)
+    finally:
+        os.close(fd)
+
+
+def holds_lock(state_dir: Path) -> bool:
+    """Whether a daemon holds a state directory; one that cannot be looked into counts as held."""
+    try:
+        fd = os.open(state_dir / "daemon.lock", os.O_RDONLY | os.O_CLOEXEC)
+    except PermissionError:
+        return True
     except OSError:
         return False
     try:

@@ -1,73 +1,90 @@
-"""Which revision of a model a configuration is: numbers that only grow, kept in the state."""
+"""Which revision of a model a configuration is: numbers that only grow, every one kept."""
 
 from __future__ import annotations
 
 import contextlib
 import json
 import os
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+import sqlite3
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from vllm_console.control.events import now_iso
+from vllm_console.control.numbered import now_iso
 from vllm_console.fleet.model import ModelConfig
 from vllm_console.fleet.revision import fingerprint
+from vllm_console.history.database import Database
+from vllm_console.history.records import Revision, add_revisions, read_revisions
 
-
-@dataclass(frozen=True, slots=True)
-class Revision:
-    """One configuration a model has had."""
-
-    number: int
-    fingerprint: str
-    at: str
-    """When it was first seen, ISO 8601 UTC."""
-    config: Mapping[str, Any]
-    """As `ModelConfig.model_dump` gives it; secrets by their reference."""
+__all__ = ["Revision", "Revisions", "WantedModels", "write_atomic"]
 
 
 class Revisions:
-    """Keeps every configuration of every model; the same one keeps its number."""
+    """Keeps every configuration of every model; the same one keeps its number.
 
-    def __init__(self, path: Path, clock: Callable[[], str] = now_iso) -> None:
-        self._path = path
+    `former` is the revisions.json that older versions kept: it is taken into the database, once,
+    and removed when it is safe there.
+    """
+
+    def __init__(
+        self,
+        database: Database,
+        former: Path | None = None,
+        clock: Callable[[], str] = now_iso,
+    ) -> None:
+        self._database = database
         self._clock = clock
-        self._known: dict[str, list[dict[str, Any]]] = {}
+        self._known: dict[str, list[Revision]] = {}
         try:
-            data = json.loads(path.read_text(encoding="utf-8"))
-            for model, kept in data.items():
-                self._known[str(model)] = [_checked(entry) for entry in kept]
-        except (OSError, ValueError, AttributeError, TypeError, KeyError):
-            self._known = {}  # no file yet, or one damaged by a crash: numbering starts again
+            with database.reading() as connection:
+                self._known = read_revisions(connection)
+        except (OSError, sqlite3.Error):
+            self._known = {}  # no file yet, or one that cannot be read: numbering starts again
+        if former is not None:
+            self._take_in(former)
+        database.seed(lambda connection: add_revisions(connection, self._copy()))
 
     def number(self, config: ModelConfig) -> int:
         """The revision of this configuration, 1 for a model's first; new ones are written down."""
-        kept = self._known.setdefault(config.name, [])
         mark = fingerprint(config)
-        for number, entry in enumerate(kept, 1):
-            if entry["fingerprint"] == mark:
-                return number
-        dump = config.model_dump(mode="json")
-        kept.append({"fingerprint": mark, "at": self._clock(), "config": dump})
-        write_atomic(self._path, json.dumps(self._known, ensure_ascii=False))
-        return len(kept)
+        kept = self._known.setdefault(config.name, [])
+        for revision in kept:
+            if revision.fingerprint == mark:
+                return revision.number
+        number = kept[-1].number + 1 if kept else 1
+        new = Revision(number, mark, self._clock(), config.model_dump(mode="json"))
+        kept.append(new)
+        self._database.write(lambda connection: add_revisions(connection, {config.name: [new]}))
+        return number
 
     def of(self, model: str) -> list[Revision]:
         """Every revision of a model, oldest first."""
-        return [
-            Revision(number, entry["fingerprint"], entry["at"], entry["config"])
-            for number, entry in enumerate(self._known.get(model, ()), 1)
-        ]
+        return list(self._known.get(model, ()))
+
+    def _copy(self) -> dict[str, list[Revision]]:
+        return {model: list(kept) for model, kept in list(self._known.items())}
+
+    def _take_in(self, former: Path) -> None:
+        taken: dict[str, list[Revision]] = {}
+        try:
+            for model, entries in json.loads(former.read_text(encoding="utf-8")).items():
+                if model not in self._known:
+                    taken[str(model)] = [_former(*entry) for entry in enumerate(entries, 1)]
+        except OSError:
+            return
+        except (ValueError, AttributeError, TypeError, KeyError):
+            taken = {}  # damaged by a crash: numbering starts again
+        self._known.update(taken)
+        self._database.write(
+            lambda connection: add_revisions(connection, taken),
+            partial(former.unlink, missing_ok=True),
+        )
 
 
-def _checked(entry: Any) -> dict[str, Any]:
-    """One entry of the file, with all its parts; raises `KeyError` or `TypeError` without."""
-    return {
-        "fingerprint": str(entry["fingerprint"]),
-        "at": str(entry["at"]),
-        "config": dict(entry["config"]),
-    }
+def _former(number: int, entry: Any) -> Revision:
+    """One entry of revisions.json; raises `KeyError` or `TypeError` where a part is missing."""
+    return Revision(number, str(entry["fingerprint"]), str(entry["at"]), dict(entry["config"]))
 
 
 class WantedModels:

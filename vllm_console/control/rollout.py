@@ -95,8 +95,8 @@ class Rollout:
             return
         model = self._fleet.models[change.model]
         if change.kind is Kind.REMOVE:
-            for worker in model.unload():
-                await self._fleet.retire(model, worker)
+            model.unload()
+            await _retire_all(self._fleet, model)
             del self._fleet.models[change.model]
         elif change.kind is Kind.UPDATE:
             model.config = wanted.models[change.model]
@@ -135,23 +135,26 @@ async def replace_workers(fleet: Fleetwide, model: ServedModel, config: ModelCon
     """Bring a model's workers to `config`, worker by worker.
 
     Where there is room the new worker is ready before the old one drains, so that the model never
-    stops serving; else the old one makes way first. Raises `RolledBack` when a new worker does not
+    stops serving; else the old one makes way first. A model that is unloaded on the way has the new
+    configuration and stays unloaded. Raises `RolledBack` when a new worker does not
     become ready: then the model has its former configuration and its workers back.
     """
     former = model.config
     replaced = 0
     before = model.revision
     if former.attached or config.attached:
-        for watched in list(model.workers.values()):
-            await fleet.retire(model, watched)
+        await _retire_all(fleet, model)
         fleet.revise(model, config)
-        model.load()
+        if model.wanted:
+            model.load()
         return
     fleet.revise(model, config)
     for old in [worker for worker in model.workers.values() if worker.state not in ENDED]:
+        if not model.wanted or old.id not in model.workers:
+            continue  # it was unloaded meanwhile, and that holds
         swap = _beside if fleet.has_room_beside(model) else _in_place
         why = await swap(fleet, model, old, config.start_timeout_s)
-        if why is not None:
+        if why is not None and model.wanted:
             failed = model.revision
             fleet.revise(model, former)
             await _restore(fleet, model, old)
@@ -161,6 +164,12 @@ async def replace_workers(fleet: Fleetwide, model: ServedModel, config: ModelCon
         replaced += 1
     if replaced:
         fleet.tell("ok", model.name, f"revision {model.revision} serves")
+
+
+async def _retire_all(fleet: Fleetwide, model: ServedModel) -> None:
+    """Retire every worker, those included that somebody loads meanwhile."""
+    while model.workers:
+        await fleet.retire(model, next(iter(model.workers.values())))
 
 
 async def _beside(fleet: Fleetwide, model: ServedModel, old: Actor, limit_s: float) -> str | None:

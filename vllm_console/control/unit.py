@@ -39,7 +39,8 @@ def unit(
     """The unit's text. `program` starts vllm-console; `user` runs a system unit (`None`: `--user`).
 
     `KillMode=process` and `Restart=on-failure`: a daemon that dies leaves its workers serving, and
-    the next one adopts them. systemd runs ExecStop after an orderly end alone (systemd.service(5)).
+    the next one adopts them; `Delegate=yes` lets each have a cgroup. systemd runs ExecStop after an
+    orderly end alone (systemd.service(5)).
     Raises `InvalidInput` for a path that no line of a unit can hold.
     """
     where = ["--fleet", str(place.fleet_file), "--state-dir", str(place.state_dir)]
@@ -69,6 +70,7 @@ def unit(
         f"ExecStop=-{command(stop)}",
         f"TimeoutStopSec={patience + 30}",
         "KillMode=process",
+        "Delegate=yes",
         "Restart=on-failure",
         "RestartSec=2",
         "OOMPolicy=continue",

@@ -34,6 +34,8 @@ class Checkpoint:
     """Whether anything that looks like weights lies there or in a directory below."""
     broken: str | None = None
     """The first weight file that is cut short, and how one sees it."""
+    missing: str | None = None
+    """Why there is no getting at the model."""
 
 
 NOTHING_KNOWN = Checkpoint()
@@ -49,6 +51,8 @@ def read_checkpoint(source: str, options: Mapping[str, Any], env: Mapping[str, s
         return local_checkpoint(directory)
     if "VLLM_USE_MODELSCOPE" in env:
         return NOTHING_KNOWN
+    if _is_off_limits(env) and not _is_cached(source, env) and "download_dir" not in options:
+        return Checkpoint(missing="not in the hub's cache, and HF_HUB_OFFLINE forbids to fetch it")
     revision = options.get("revision")
     return cached_checkpoint(source, None if revision is None else str(revision), env)
 
@@ -75,9 +79,9 @@ def cached_checkpoint(hub_id: str, revision: str | None, env: Mapping[str, str])
     `env` says where the cache is: HF_HUB_CACHE, HF_HOME or XDG_CACHE_HOME, as huggingface_hub
     reads them.
     """
-    if not _HUB_ID.fullmatch(hub_id) or ".." in hub_id:
+    if not _is_hub_id(hub_id):
         return NOTHING_KNOWN
-    home = hub_cache(env) / f"models--{hub_id.replace('/', '--')}"
+    home = _cached_model(hub_id, env)
     wanted = revision or "main"
     try:
         commit = (home / "refs" / wanted).read_text(encoding="utf-8").strip()
@@ -87,6 +91,25 @@ def cached_checkpoint(hub_id: str, revision: str | None, env: Mapping[str, str])
         return NOTHING_KNOWN
     config, _ = _config(home / "snapshots" / commit / "config.json")
     return Checkpoint(config=config)
+
+
+def _is_hub_id(source: str) -> bool:
+    return _HUB_ID.fullmatch(source) is not None and ".." not in source
+
+
+def _cached_model(hub_id: str, env: Mapping[str, str]) -> Path:
+    return hub_cache(env) / f"models--{hub_id.replace('/', '--')}"
+
+
+def _is_cached(source: str, env: Mapping[str, str]) -> bool:
+    """Whether the hub's cache has anything of a model; of what is no hub id nobody knows."""
+    return not _is_hub_id(source) or _cached_model(source, env).exists()
+
+
+def _is_off_limits(env: Mapping[str, str]) -> bool:
+    """Whether huggingface_hub asks no server (`constants.HF_HUB_OFFLINE`)."""
+    said = env.get("HF_HUB_OFFLINE") or env.get("TRANSFORMERS_OFFLINE") or ""
+    return said.upper() in ("1", "ON", "YES", "TRUE")
 
 
 def hub_cache(env: Mapping[str, str]) -> Path:

@@ -36,6 +36,11 @@ class Place:
         return self.state_dir / "workers"
 
     @property
+    def history(self) -> Path:
+        """Events, audit and revisions: one SQLite file."""
+        return self.state_dir / "history.sqlite"
+
+    @property
     def daemon_log(self) -> Path:
         """What the daemon writes to its stderr."""
         return self.state_dir / "daemon.log"

@@ -26,7 +26,7 @@ from vllm_console.fleet.model import Origin
 from vllm_console.fleet.problems import Problem, did_you_mean
 
 ENVIRON_PREFIX = "VLLM_CONSOLE_"
-SECTIONS = ("fleet", "gateway", "ui", "defaults", "models")
+SECTIONS = ("fleet", "gateway", "history", "metrics", "ui", "defaults", "models")
 TABLES = ("options", "env", "sampling", "slo", "scale")
 """Tables of a model that merge key by key."""
 

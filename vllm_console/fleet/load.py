@@ -32,6 +32,8 @@ from vllm_console.fleet.model import (
     WATCHED_KEYS,
     Fleet,
     Gateway,
+    History,
+    Metrics,
     ModelConfig,
     Origin,
     Scale,
@@ -60,6 +62,8 @@ _FREE_TABLES = ("options", "env", "sampling")
 _SECTION_KEYS = {
     "fleet": ("name", "state_dir", "gpu_hour_cost"),
     "gateway": tuple(Gateway.model_fields),
+    "history": tuple(History.model_fields),
+    "metrics": tuple(Metrics.model_fields),
     "ui": tuple(Ui.model_fields),
 }
 
@@ -100,7 +104,11 @@ class _Loading:
             *from_sets(sets, models, self.problems),
         ]
         gateway = self._section("gateway", Gateway, overrides)
+        history = self._section("history", History, overrides)
+        metrics = self._section("metrics", Metrics, overrides)
         ui = self._section("ui", Ui, overrides)
+        if gateway and metrics and metrics.port == gateway.port:
+            self._say(("metrics", "port"), f"port {metrics.port} is already taken by the gateway")
         defaults = self._defaults(overrides)
         said: dict[str, dict[Keys, Origin]] = {}
         configs: dict[str, ModelConfig] = {}
@@ -121,6 +129,8 @@ class _Loading:
             "name": named,
             "path": self.path,
             "gateway": gateway or Gateway(),
+            "history": history or History(),
+            "metrics": metrics or Metrics(),
             "ui": ui or Ui(),
             "models": configs,
         }
@@ -139,7 +149,7 @@ class _Loading:
         overrides: Iterable[Override],
         more: Mapping[str, Any] | None = None,
     ) -> Wanted | None:
-        """`[fleet]`, `[gateway]` or `[ui]`; `None` when a value of it does not hold."""
+        """`[fleet]`, `[gateway]`, `[ui]` …; `None` when a value of it does not hold."""
         entries: dict[Keys, Entry] = {
             (key,): Entry(value, self._origin((name, key), "model"))
             for key, value in self._table((name,)).items()

@@ -23,11 +23,23 @@ from pydantic import (
 from vllm_console.fleet.duration import parse_duration
 from vllm_console.fleet.problems import shown
 from vllm_console.fleet.secrets import Secret
+from vllm_console.fleet.size import parse_size
+
+_HISTORY_MIN = 10 * 10**6
+"""Less than this would hold no hour of a large fleet."""
 
 
 def _seconds(value: object) -> object:
     """A duration's text as seconds; numbers, as they come from code and JSON, pass."""
     return parse_duration(value) if isinstance(value, str) else value
+
+
+def _bytes(value: object) -> object:
+    """A size's text as bytes; numbers are bytes already."""
+    size = parse_size(value) if isinstance(value, str) else value
+    if isinstance(size, int) and size < _HISTORY_MIN:
+        raise ValueError(f"must be at least {_HISTORY_MIN // 10**6}MB")
+    return size
 
 
 def _gpus(value: object) -> object:
@@ -59,6 +71,7 @@ def _variable(value: object) -> object:
 
 Duration = Annotated[float, Field(gt=0), BeforeValidator(_seconds)]
 DurationOrZero = Annotated[float, Field(ge=0), BeforeValidator(_seconds)]
+Size = Annotated[int, BeforeValidator(_bytes)]
 Folder = Annotated[Path, Strict(False)]
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=100)]
 Alias = Annotated[str, StringConstraints(pattern=r"^[^\s-]\S*$", max_length=200)]
@@ -100,6 +113,20 @@ class Gateway(_Wanted):
     """Whether requests without a key are served on an address other machines reach."""
 
 
+class History(_Wanted):
+    """What is kept of the past."""
+
+    max_size: Size = 2 * 10**9
+    """Bytes that history.sqlite may take; the finest of the oldest goes first."""
+
+
+class Metrics(_Wanted):
+    """The daemon's own /metrics for a Prometheus; always on the control socket."""
+
+    port: Port | None = None
+    """A port on 127.0.0.1 that answers /metrics, and nothing else, too."""
+
+
 class Ui(_Wanted):
     """How the console looks."""
 
@@ -117,6 +144,8 @@ class ModelConfig(_Wanted):
     """An engine environment's name, a path to a `vllm` program, or "attach"."""
     url: str | None = None
     """Where the worker is that engine = "attach" watches."""
+    api_key: Reference | None = None
+    """The key that a watched server wants (its `--api-key`)."""
     aliases: Annotated[tuple[Alias, ...], Strict(False)] = ()
     gpus: Annotated[int | Literal["auto"], BeforeValidator(_gpus)] = "auto"
     """GPUs of one worker; "auto" is what the engine options ask for."""
@@ -155,7 +184,7 @@ ATTACH = "attach"
 """The engine of a model whose worker somebody else runs."""
 
 
-WATCHED_KEYS = ("source", "engine", "url", "aliases", "sampling", "slo")
+WATCHED_KEYS = ("source", "engine", "url", "api_key", "aliases", "sampling", "slo")
 """Keys with a meaning for a worker that is only watched."""
 
 
@@ -182,6 +211,8 @@ class Fleet(_Wanted):
     gpu_hour_cost: Annotated[float, Field(ge=0)] | None = None
     """Price of one GPU for one hour."""
     gateway: Gateway = Gateway()
+    history: History = History()
+    metrics: Metrics = Metrics()
     ui: Ui = Ui()
     models: dict[str, ModelConfig] = {}
 

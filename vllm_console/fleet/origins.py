@@ -22,7 +22,7 @@ def origins(fleet: Fleet, model: str) -> list[tuple[str, Any, Origin]]:
         key, value = key_of(field), getattr(config, field)
         if field == "name" or (config.attached and key not in WATCHED_KEYS):
             continue
-        if isinstance(value, BaseModel):
+        if isinstance(value, BaseModel) and key in TABLES:
             value = {key_of(name): _as_written(name, v) for name, v in value}
         if key in TABLES and value is not None:
             rows += [

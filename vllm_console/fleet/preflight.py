@@ -102,6 +102,9 @@ _HARMLESS = frozenset({"quantization_config", "compression_config", "generation_
 
 def _files(options: Mapping[str, Any], checkpoint: Checkpoint) -> Iterator[Refusal]:
     names = checkpoint.files
+    if checkpoint.missing and not _MEANS_ANOTHER.intersection(options):
+        yield Refusal("model", "source", checkpoint.missing, "fetch it first, or lift that")
+        return
     if names is None or "params.json" in names or _MEANS_ANOTHER.intersection(options):
         return
     again = "fetch the model again"

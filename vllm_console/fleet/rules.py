@@ -46,6 +46,11 @@ def _source(model: ModelConfig) -> Iterator[Finding]:
             yield (), 'says no source; add source = "…", a hub id or a local directory'
         if model.url is not None:
             yield ("url",), 'is only for engine = "attach"; leave it out, or watch with that engine'
+        if model.api_key is not None:
+            yield (
+                ("api_key",),
+                'is only for engine = "attach"; keys of clients go to [gateway.keys]',
+            )
     elif model.url is None:
         yield ("engine",), '"attach" needs to know the worker: add url = "http://HOST:PORT"'
     else:

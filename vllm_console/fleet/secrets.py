@@ -42,17 +42,20 @@ def resolve_env(
     that is missing or empty; the message names the reference, never a value.
     """
     return {
-        key: _value(key, value, base, environ) if isinstance(value, Secret) else value
+        key: read_secret(f"env.{key}", value, base, environ) if isinstance(value, Secret) else value
         for key, value in env.items()
     }
 
 
-def _value(key: str, secret: Secret, base: Path, environ: Mapping[str, str]) -> str:
+def read_secret(
+    key: str, secret: Secret, base: Path, environ: Mapping[str, str] = os.environ
+) -> str:
+    """The value of the secret that stands at `key`; raises as `resolve_env` does."""
     if secret.env:
         value = environ.get(secret.env, "")
         if not value:
             raise InvalidInput(
-                f"env.{key}: the variable {secret.env} is not set; export it, "
+                f"{key}: the variable {secret.env} is not set; export it, "
                 'or name a file: { file = "…" }'
             )
         return value
@@ -61,15 +64,15 @@ def _value(key: str, secret: Secret, base: Path, environ: Mapping[str, str]) -> 
         value = path.read_text(encoding="utf-8").rstrip()
     except OSError as error:
         raise InvalidInput(
-            f"env.{key}: cannot read {path}: {error.strerror}; put the secret there, "
+            f"{key}: cannot read {path}: {error.strerror}; put the secret there, "
             'or name a variable: { env = "…" }'
         ) from None
     except UnicodeDecodeError:
-        raise InvalidInput(f"env.{key}: {path} is not text") from None
+        raise InvalidInput(f"{key}: {path} is not text") from None
     if not value:
-        raise InvalidInput(f"env.{key}: {path} is empty; put the secret there")
+        raise InvalidInput(f"{key}: {path} is empty; put the secret there")
     if "\0" in value:
-        raise InvalidInput(f"env.{key}: {path} holds a NUL byte, which no variable can")
+        raise InvalidInput(f"{key}: {path} holds a NUL byte, which no variable can")
     return value
 
 

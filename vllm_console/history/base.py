@@ -1,4 +1,4 @@
-"""The interface every history store has; in memory today, SQLite behind the same calls later."""
+"""What the live picture asks of the last minutes; `history.store` answers for all that is older."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from vllm_console.telemetry.window import Window
 
 
 class History(Protocol):
-    """Samples by subject. A subject is "worker/ID", "model/NAME" or "fleet".
+    """The newest samples by subject. A subject is "worker/ID", "model/NAME" or "fleet".
 
     Times are seconds of the daemon's monotonic clock. Counters are made reset-corrected at
     `record`: a window across a worker's restart never goes backwards.

@@ -1,8 +1,8 @@
-"""A history in memory: the last two hours of every subject, the finer the younger.
+"""A history in memory: the last quarter of an hour of every subject, the finer the younger.
 
 Of a subject two things are kept. Whole samples serve `window`: all of them for 90 s, then one in
-10 s up to 15 min, then one in 30 s. A track of what graphs ask for serves `series`: every sample
-for 10 min, then means of 10 s.
+10 s. A track of what graphs ask for serves `series`: every sample for 10 min, then means of 10 s.
+`history.store` has what is older.
 """
 
 from __future__ import annotations
@@ -17,6 +17,8 @@ from vllm_console.history.track import Track
 from vllm_console.telemetry.sample import Histogram, Sample
 from vllm_console.telemetry.window import Window, quantile
 
+KEEP_S = 900.0
+"""How much is kept."""
 TTFT_WINDOW_S = 30.0
 """The graph of TTFT P95 shows at each moment that of the window of this length before it."""
 
@@ -24,10 +26,10 @@ TTFT_WINDOW_S = 30.0
 class MemoryHistory:
     """Implements `history.base.History`; for one thread.
 
-    About 0.5 MB a subject with vLLM's default buckets and one sample a second.
+    About 0.3 MB a subject with vLLM's default buckets and one sample a second.
     """
 
-    def __init__(self, keep_s: float = 7200.0) -> None:
+    def __init__(self, keep_s: float = KEEP_S) -> None:
         self._keep_s = keep_s
         self._subjects: dict[str, _Subject] = {}
 
@@ -84,8 +86,7 @@ class _Subject:
         self.latest: Sample | None = None
         self.last_at = float("-inf")
         self.track = Track(SERIES, keep_s=keep_s, last=frozenset({"ttft_p95_s"}))
-        tiers = ((90.0, 0.0), (900.0, 10.0), (7200.0, 30.0))
-        self._rows = Rows(tuple((min(keep, keep_s), apart) for keep, apart in tiers))
+        self._rows = Rows(((min(90.0, keep_s), 0.0), (keep_s, 10.0)))
         self._unbroken = Unbroken()
         self._ttft: deque[tuple[float, Histogram]] = deque()
 

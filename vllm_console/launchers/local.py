@@ -13,7 +13,6 @@ import os
 import re
 import shutil
 import signal
-import statistics
 import subprocess
 import sys
 import time
@@ -22,17 +21,29 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from vllm_console.errors import InvalidInput
+from vllm_console.errors import ConsoleError, InvalidInput
+from vllm_console.launchers.compiled import compiled
+from vllm_console.launchers.files import (
+    clear,
+    expected_s,
+    is_duration,
+    learn,
+    read_spec,
+    write,
+    write_spec,
+)
 from vllm_console.launchers.processes import end_of, kill_all, members, send
+from vllm_console.launchers.scope import Scopes
 from vllm_console.snapshot import Engine, Failure, from_json, to_json
 from vllm_console.workers import adoption, shim
-from vllm_console.workers.adoption import RUNNING, Fate, Record
-from vllm_console.workers.launch import Exit, LaunchFailed, LaunchSpec, Served, iso
+from vllm_console.workers.adoption import RUNNING, Fate, Record, read_json
+from vllm_console.workers.launch import Exit, LaunchFailed, LaunchSpec, Loss, Served, iso
 from vllm_console.workers.states import Cause
 
+SETTLES_S = 0.5
+"""A shim whose launch was interrupted has written state.json by then."""
 ANSWER_S = 30.0
 """A shim answers within some 30 ms; a program on a network that hangs is given this long."""
-REMEMBERED_STARTS = 5
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 _CANNOT_EXECUTE = re.compile(r"\[Errno (?:2|8|13|20)\]")
 
@@ -40,9 +51,12 @@ _CANNOT_EXECUTE = re.compile(r"\[Errno (?:2|8|13|20)\]")
 class LocalLauncher:
     """Launches, adopts and ends workers through shims; keeps no state but what is in `root`."""
 
-    def __init__(self, root: Path, *, python: str = sys.executable) -> None:
+    def __init__(
+        self, root: Path, *, python: str = sys.executable, scopes: Scopes | None = None
+    ) -> None:
         self.root = root
         self.python = python
+        self._scopes = scopes or Scopes()
 
     def directory(self, worker_id: str) -> Path:
         """Where a worker's files lie; raises `InvalidInput` for an id that is no file name."""
@@ -83,23 +97,37 @@ class LocalLauncher:
         return LocalHandle(directory, spec, seen.record, seen.shim)
 
     async def adopt(self) -> list[LocalHandle]:
-        """Every tree of ours that still runs, ending ones included, in order of their ids."""
-        try:
-            directories = sorted(path for path in self.root.iterdir() if path.is_dir())
-        except FileNotFoundError:
-            return []
-        found = [await self._adopt(directory) for directory in directories]
+        """Every tree of ours that still runs, ending ones included, in order of their ids.
+
+        A tree whose directory or files were removed is found by its shim. Raises `ConsoleError`
+        where `root` cannot be read: nobody knows then what runs.
+        """
+        directories = {path for path in self._directories() if path.is_dir()}
+        holders = self._known_to_shims()
+        found = [await self._adopt(path, holders) for path in sorted({*directories, *holders})]
         return [handle for handle in found if handle is not None]
+
+    def losses(self) -> list[Loss]:
+        """What ended unasked while nobody watched, told once; its files make way for a start."""
+        lost = []
+        _sweep()
+        for directory in self._directories():
+            seen = adoption.inspect(directory)
+            if seen.record is None or seen.fate in RUNNING:
+                continue
+            told = read_json(directory / "exit.json").get("told") is True
+            rebooted = seen.record.boot != shim.boot_id()
+            if seen.exit is None or not (told or seen.exit.asked):
+                lost.append(Loss(directory.name, seen.exit, rebooted and seen.exit is None))
+            if not told:
+                with contextlib.suppress(OSError):
+                    _make_way(directory)
+        return lost
 
     def running(self) -> list[str]:
         """Ids of the workers of which a process still runs; for those who do not mean to adopt."""
-        if not self.root.is_dir():
-            return []
-        return sorted(
-            path.name
-            for path in self.root.iterdir()
-            if path.is_dir() and adoption.inspect(path).fate in RUNNING
-        )
+        seen = {path for path in self._directories() if adoption.inspect(path).fate in RUNNING}
+        return sorted(path.name for path in {*seen, *self._known_to_shims()})
 
     def inspect(self, worker_id: str) -> adoption.Inspection:
         """What became of a worker."""
@@ -113,12 +141,27 @@ class LocalLauncher:
 
     def expected_s(self, model: str, revision: int) -> float | None:
         """Median seconds to ready of this revision's last starts, or else of the newest other's."""
-        by_revision = _read(self.root / "start-times.json").get(model)
-        if not isinstance(by_revision, dict) or not by_revision:
-            return None
-        newest = next(reversed(by_revision.values()))
-        times = by_revision.get(str(revision), newest)
-        return statistics.median(times) if times else None
+        return expected_s(self.root / "start-times.json", model, revision)
+
+    def _directories(self) -> list[Path]:
+        try:
+            return sorted(path for path in self.root.iterdir() if _NAME.fullmatch(path.name))
+        except FileNotFoundError:
+            return []
+        except OSError as error:
+            raise ConsoleError(
+                f"{self.root}: cannot be read ({error.strerror}), so nobody knows which workers "
+                "run; give it back to this user, or choose another --state-dir"
+            ) from None
+
+    def _known_to_shims(self) -> dict[Path, tuple[int, int]]:
+        """Shims by their directories under our root, be these removed; (pid, start time) each."""
+        root = os.path.realpath(self.root)
+        return {
+            self.root / os.path.basename(directory): (pid, seen[0])
+            for pid, directory in shim.shims()
+            if os.path.dirname(directory) == root and (seen := shim.process(pid)) is not None
+        }
 
     def _launch(
         self, directory: Path, spec: LaunchSpec, environment: dict[str, str]
@@ -130,22 +173,18 @@ class LocalLauncher:
             pid = seen.record.pid if seen.record else "?"
             line = f"worker {spec.worker_id} still runs (pid {pid}, {seen.fate})"
             return Cause.UNKNOWN, line, "unload it first"
-        before = _read(directory / "spec.json").get("generation")
-        generation = before + 1 if isinstance(before, int) else 1
-        _write(directory / "spec.json", {**asdict(spec), "generation": generation})
-        for name in ("state.json", "exit.json", "served.json"):
-            (directory / name).unlink(missing_ok=True)
+        before = read_json(directory / "spec.json").get("generation")
+        generation = before + 1 if isinstance(before, int) and before > 0 else 1
+        _make_way(directory)
+        write_spec(directory, spec, generation)
+        program = compiled(shim.__file__, self.python)
+        shim_argv = [self.python, "-I", "-S", program, str(directory.absolute())]
+        argv, environ = self._scopes.wrap(shim_argv, environment, spec.worker_id)
         try:
-            said = subprocess.run(
-                [self.python, "-I", "-S", shim.__file__, str(directory.absolute())],
-                env=environment,
-                cwd="/",
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
-                timeout=ANSWER_S,
-                check=False,
-            ).stdout
+            said = _run(argv, environ)
+            if argv != shim_argv and _answer(said) is None:  # systemd-run failed, not the shim
+                self._scopes.give_up()
+                said = _run(shim_argv, environment)
         except subprocess.TimeoutExpired:
             self._abort(directory)
             line = f"{spec.argv[0]} could not be executed within {ANSWER_S:.0f} s"
@@ -159,16 +198,20 @@ class LocalLauncher:
             family = [(pid, start) for pid, start in members(seen.shim[0]) if pid != seen.shim[0]]
             kill_all([*family, seen.shim])
 
-    async def _adopt(self, directory: Path) -> LocalHandle | None:
-        until = time.monotonic() + 2.0
+    async def _adopt(
+        self, directory: Path, holders: Mapping[Path, tuple[int, int]]
+    ) -> LocalHandle | None:
+        until = time.monotonic() + SETTLES_S
         while True:
             seen = adoption.inspect(directory)
-            lives = seen.fate in (Fate.ADOPTED, Fate.SHIM_LOST)
-            if lives or (seen.fate is Fate.CLEANING and seen.record and seen.shim):
-                assert seen.record is not None
-                spec = _spec(directory)
-                return LocalHandle(directory, spec, seen.record, seen.shim)
-            if seen.fate is not Fate.CLEANING or time.monotonic() > until:
+            holder, record = seen.shim or holders.get(directory), seen.record
+            late = time.monotonic() > until
+            if record is None and holder is not None and late:
+                record = adoption.rebuilt(directory, holder)
+            if record is not None and (holder is not None or seen.fate is Fate.SHIM_LOST):
+                spec = read_spec(directory, record.pid)
+                return LocalHandle(directory, spec, record, holder)
+            if late or (holder is None and seen.fate is not Fate.CLEANING):
                 return None
             await asyncio.sleep(0.02)
 
@@ -200,6 +243,10 @@ class LocalHandle:
         return self.record.at
 
     @property
+    def age_s(self) -> float:
+        return adoption.age_s(self.record)
+
+    @property
     def log(self) -> Path:
         return self.directory / "out.log"
 
@@ -209,13 +256,15 @@ class LocalHandle:
 
     @property
     def served(self) -> Served | None:
-        content = _read(self.directory / "served.json")
+        content = read_json(self.directory / "served.json")
+        if content.get("generation") != self.record.generation:
+            return None
         try:
-            if content["generation"] != self.record.generation:
-                return None
+            took_s: Any = content.get("took_s")
             engine = from_json(Engine, content["engine"])
-            return Served(float(content["at"]), float(content["took_s"]), engine)
-        except (KeyError, TypeError, ValueError):
+            at, known = float(content["at"]), is_duration(took_s)
+            return Served(at, float(took_s) if known else None, engine)
+        except (KeyError, TypeError, ValueError, AttributeError, OverflowError):
             return None
 
     @property
@@ -223,8 +272,9 @@ class LocalHandle:
         return self.record.asked
 
     def alive(self) -> bool:
-        parent = self._shim[0] if self._shim is not None and self._shim_lives() else None
-        return adoption.main_alive(self.record, parent)
+        if self._shim is not None and self._shim_lives():
+            return adoption.main_alive(self.record, parent=self._shim[0])
+        return adoption.main_ours(self.directory, self.record)
 
     def tree(self) -> list[int]:
         if self._shim is None or not self._shim_lives():
@@ -244,7 +294,7 @@ class LocalHandle:
         if self._shim is not None and self._shim_lives():
             send(self._shim, signal.SIGUSR1)
         else:
-            kill_all(self._lost_members())
+            self._kill_left()
 
     async def died(self) -> None:
         if self.alive():
@@ -254,29 +304,45 @@ class LocalHandle:
         if self._shim is not None:
             await end_of(*self._shim)
             self._shim = None
-        ended = adoption.inspect(self.directory).exit
-        if ended is not None:
-            return ended
+        if not adoption.cleaned(self.directory, self.record):
+            await self._end_without_shim()
+        content = read_json(self.directory / "exit.json")
+        ended = adoption.exit_of(self.directory, self.record)
+        if ended is None:
+            ended = Exit(None, self._asked, time.time())
+            content = {**asdict(ended), "generation": self.record.generation, "clean_s": 0.0}
+        with contextlib.suppress(OSError):
+            write(self.directory / "exit.json", {**content, "told": True})
+        return ended
+
+    def mark_served(self, served: Served) -> None:
+        content = {**to_json(served), "generation": self.record.generation}
+        times = self.directory.parent / "start-times.json"
+        with contextlib.suppress(OSError):
+            write(self.directory / "served.json", content)
+            if served.took_s is not None:
+                learn(times, self.spec.model, self.spec.revision, served.took_s)
+
+    async def _end_without_shim(self) -> None:
+        """Wait for the main process, then kill what it leaves."""
         while self.alive():
             self._lost_members()
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self.died(), 2.0)
-        while left := self._lost_members():
-            kill_all(left)
+        while self._lost_members():
+            self._kill_left()
             await asyncio.sleep(0.05)
-        return Exit(None, self._asked, time.time())
+        cgroup = adoption.cgroup_of(self.directory, self.record)
+        if cgroup is not None:
+            with contextlib.suppress(OSError):
+                os.rmdir(cgroup)
 
-    def mark_served(self, served: Served) -> None:
-        content = {**to_json(served), "generation": self.record.generation}
-        times_path = self.directory.parent / "start-times.json"
-        times = _read(times_path)
-        by_revision = times.setdefault(self.spec.model, {})
-        revision = str(self.spec.revision)
-        earlier = by_revision.pop(revision, [])
-        by_revision[revision] = [*earlier, round(served.took_s, 3)][-REMEMBERED_STARTS:]
-        with contextlib.suppress(OSError):
-            _write(self.directory / "served.json", content)
-            _write(times_path, times)
+    def _kill_left(self) -> None:
+        """SIGKILL to what is left of a tree without its shim."""
+        cgroup = adoption.cgroup_of(self.directory, self.record)
+        if cgroup is not None:
+            shim.cgroup_kill(cgroup)
+        kill_all(self._lost_members())
 
     def _shim_lives(self) -> bool:
         if self._shim is None:
@@ -287,7 +353,9 @@ class LocalHandle:
     def _lost_members(self) -> list[tuple[int, int]]:
         """What is left of a tree without its shim: what was seen of it while its head lived."""
         if self.alive():
-            self._members |= set(members(self.record.pid))
+            self._members = self._members.union(members(self.record.pid))
+        if not adoption.cleaned(self.directory, self.record):
+            self._members = self._members.union(adoption.left(self.directory, self.record))
         self._members = {
             (pid, start)
             for pid, start in self._members
@@ -296,12 +364,52 @@ class LocalHandle:
         return sorted(self._members, key=lambda member: member[0] != self.pid)
 
 
+def _make_way(directory: Path) -> None:
+    """Clear what an earlier run left, save its log; raises `OSError`."""
+    for name in ("state.json", "exit.json", "served.json"):
+        clear(directory / name)
+    for name in ("spec.json", "shim.lock", "out.log"):
+        if not (directory / name).is_file():
+            clear(directory / name)
+
+
+def _sweep() -> None:
+    """Remove the cgroups of workers that are no more; the kernel keeps one that is in use."""
+    home = shim.own_cgroup()
+    if home is not None and os.access(home, os.W_OK):
+        for leaf in Path(home).glob("vllm-worker-*"):
+            with contextlib.suppress(OSError):
+                leaf.rmdir()
+
+
+def _run(argv: list[str], environment: Mapping[str, str]) -> bytes:
+    """What the program says before it goes into the background; raises `TimeoutExpired`."""
+    return subprocess.run(
+        argv,
+        env=environment,
+        cwd="/",
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        timeout=ANSWER_S,
+        check=False,
+    ).stdout
+
+
+def _answer(said: bytes) -> dict[str, object] | None:
+    """The shim's answer, the last line; `None` when it gave none."""
+    try:
+        answer = json.loads(said.decode("utf-8", "replace").strip().rpartition("\n")[2])
+    except ValueError:
+        return None
+    return answer if isinstance(answer, dict) else None
+
+
 def _refusal(said: bytes, spec: LaunchSpec) -> tuple[Cause, str, str] | None:
     """What the shim's answer amounts to; `None` when the worker runs."""
-    lines = said.decode("utf-8", "replace").strip().splitlines()
-    try:
-        answer = json.loads(lines[-1])
-    except (IndexError, ValueError):
+    answer = _answer(said)
+    if answer is None:
+        lines = said.decode("utf-8", "replace").strip().splitlines()
         last = lines[-1] if lines else "it said nothing"
         return Cause.UNKNOWN, f"the shim of {spec.worker_id} ended: {last}", "report this, please"
     if "error" not in answer:
@@ -312,41 +420,3 @@ def _refusal(said: bytes, spec: LaunchSpec) -> tuple[Cause, str, str] | None:
     line = f"cannot start {spec.argv[0]}: {error}"
     remedy = "install an engine (`vllm-console engines install cpu`), or correct `engine`"
     return Cause.ENGINE_MISSING, line, remedy
-
-
-def _spec(directory: Path) -> LaunchSpec:
-    """The spec of a tree that runs; where its file is damaged, just enough to end the tree."""
-    content = _read(directory / "spec.json")
-    content.pop("generation", None)
-    try:
-        for name in ("argv", "served_names", "gpus"):
-            content[name] = tuple(content.get(name, ()))
-        spec = LaunchSpec(**content)
-    except TypeError:
-        return LaunchSpec(directory.name, directory.name, 0, (), 0, ())
-    kinds = (
-        (spec.model, str),
-        (spec.revision, int),
-        (spec.port, int),
-        (spec.stop_grace_s, (int, float)),
-    )
-    sound = all(isinstance(value, kind) for value, kind in kinds)
-    if not sound or spec.worker_id != directory.name:
-        return LaunchSpec(directory.name, directory.name, 0, (), 0, ())
-    return spec
-
-
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_bytes())
-    except (OSError, ValueError):
-        return {}
-    return content if isinstance(content, dict) else {}
-
-
-def _write(path: Path, content: Mapping[str, Any]) -> None:
-    """Replace a file of ours in one step, readable by its owner alone."""
-    fresh = path.with_name(f"{path.name}.new")
-    with open(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
-        json.dump(content, file)
-    fresh.replace(path)

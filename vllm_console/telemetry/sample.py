@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
-from vllm_console.telemetry.names import AVERAGED, PROCESS_START
+from vllm_console.telemetry.names import AVERAGED, COUNTING_SINCE, MARKS, PROCESS_START
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +41,10 @@ class Sample:
     gauges: Mapping[str, float] = field(default_factory=dict)
     histograms: Mapping[str, Histogram] = field(default_factory=dict)
     info: Mapping[str, str] = field(default_factory=dict)
-    """Labels of vllm:cache_config_info."""
+    """Labels of vllm:cache_config_info, and those of vllm:lora_requests_info that hold now."""
+    engines: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    """Of several data parallel engines, by their label, what is of interest of each (`by_engine`
+    in the vocabulary); empty where there is one, for then the sample is that engine's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,21 +57,37 @@ class Miss:
 
 
 def restarted(old: Sample, new: Sample) -> bool:
-    """Whether another process answered: its start time differs, or something counted fell.
+    """Whether another process answered: a mark of its start differs, or something counted fell.
 
-    One series that fell is enough to call all of them reset, since they live in one process.
+    One series that fell is enough to call all of them reset, since they live in one process. With
+    other engines than before a sum may fall without any restart; then only the start time tells.
     """
-    started, starts = old.gauges.get(PROCESS_START), new.gauges.get(PROCESS_START)
-    if started is not None and starts is not None and started != starts:
+    if _differs(old, new, PROCESS_START):
+        return True
+    if engines_changed(old, new):
+        return False
+    if _differs(old, new, COUNTING_SINCE):
         return True
     was = old.counters
     if any(was.get(name, 0.0) > value for name, value in new.counters.items()):
         return True
     for name, histogram in new.histograms.items():
         before = old.histograms.get(name)
-        if before is not None and before is not histogram and before.count > histogram.count:
+        if before is None or before is histogram or before.bounds != histogram.bounds:
+            continue  # totals of workers whose bounds differ may turn to those of others
+        if before.count > histogram.count:
             return True
     return False
+
+
+def engines_changed(old: Sample, new: Sample) -> bool:
+    """Whether data parallel engines came or went: their sums then jump, and mean no growth."""
+    return old.engines is not new.engines and old.engines.keys() != new.engines.keys()
+
+
+def _differs(old: Sample, new: Sample, mark: str) -> bool:
+    was, now = old.gauges.get(mark), new.gauges.get(mark)
+    return was is not None and now is not None and was != now
 
 
 def merge(samples: Iterable[Sample]) -> Sample | None:
@@ -76,7 +95,7 @@ def merge(samples: Iterable[Sample]) -> Sample | None:
 
     `kv_cache_usage` is averaged. Of histograms of one name whose bounds differ, those with the
     bounds that most workers share (the first such on a tie) are merged and the rest left out.
-    `process_start_time` marks one process and is left out; info labels remain where all agree;
+    Marks of one process (`MARKS`) and engines are left out; info labels remain where all agree;
     `at` is the newest. One sample is its own merge; `None` for none at all.
     """
     parts = list(samples)
@@ -99,7 +118,7 @@ def merge_gauges(parts: Iterable[Mapping[str, float]]) -> dict[str, float]:
     values: dict[str, list[float]] = {}
     for part in parts:
         for name, value in part.items():
-            if name != PROCESS_START:
+            if name not in MARKS:
                 values.setdefault(name, []).append(value)
     return {n: sum(v) / len(v) if n in AVERAGED else sum(v) for n, v in values.items()}
 

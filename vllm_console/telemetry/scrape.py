@@ -10,12 +10,15 @@ import zlib
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
-from vllm_console.http1 import HttpError, Response
+from vllm_console.http1 import BadResponse, HttpError, Response
+from vllm_console.telemetry.filtered import WHOLE_PATH, Filter
 from vllm_console.telemetry.parse import ParseError, Parser
-from vllm_console.telemetry.sample import Miss, Sample
+from vllm_console.telemetry.sample import Miss, Sample, engines_changed, restarted
 
 DEADLINE = 0.8
 """Share of the interval that a scrape may take before it counts as missed."""
+MAX_TEXT = 4 << 20
+"""Bytes of the largest text that is read: one of 32 engines with fine buckets has 3 MB."""
 _HEADERS = (("Accept", "text/plain"), ("Accept-Encoding", "identity"))
 _OK = 200
 _EARLY_S = 0.001
@@ -46,6 +49,11 @@ class Scraper:
     out. A scrape that takes longer than `DEADLINE` of its interval is a miss; one that is due
     while the one before still runs is dropped, never queued. After `remove` or `close` returns,
     nothing more is reported of the workers concerned.
+
+    The first text of a process is asked for whole, the next ones for our vocabulary alone; where
+    such an answer is odd, the whole text follows at once, and is all that is asked for until the
+    process ends. The first sample of another process, or of other engines, is a miss: what came
+    between is not known.
     """
 
     def __init__(
@@ -71,7 +79,7 @@ class Scraper:
         A worker that is already scraped starts afresh at the new URL.
         """
         self.remove(worker_id)
-        target = _Target(worker_id, url.rstrip("/") + "/metrics", self._interval_s)
+        target = _Target(worker_id, url.rstrip("/"), self._interval_s)
         target.task = asyncio.get_running_loop().create_task(self._follow(target))
         self._targets[worker_id] = target
 
@@ -108,19 +116,57 @@ class Scraper:
                 _log.exception("a scrape of %s could not be reported", target.worker_id)
 
     async def _scrape(self, target: _Target) -> None:
-        timeout = DEADLINE * target.interval_s
+        allowed = DEADLINE * target.interval_s
         try:
-            answer = await self._pool.request("GET", target.url, headers=_HEADERS, timeout=timeout)
-            if answer.status != _OK:
-                reason = f"HTTP {answer.status}"
-            else:
-                self._on_sample(target.worker_id, target.parser.parse(answer.body, self._clock()))
-                return
-        except (HttpError, ParseError) as error:
+            sample = await self._sample(target, allowed)
+        except (HttpError, ParseError, _Odd) as error:
             reason = str(error)
         except TimeoutError:
-            reason = f"timed out after {timeout:g} s"
+            reason = f"timed out after {allowed:g} s"
+        else:
+            broken = target.interruption(sample)
+            if broken is None:
+                self._on_sample(target.worker_id, sample)
+                return
+            reason = broken
         self._on_miss(target.worker_id, Miss(self._clock(), reason))
+
+    async def _sample(self, target: _Target, allowed: float) -> Sample:
+        """One sample within `allowed` seconds, by the filtered path where there is one."""
+        now = asyncio.get_running_loop().time
+        end = now() + allowed
+        path = target.filter.path
+        if path is not None:
+            try:
+                _, sample = await self._ask(target, path, allowed)
+                if target.filter.accepts(sample):
+                    return sample
+            except (BadResponse, ParseError, _Odd):
+                pass  # whether it is the filter or the worker, the whole text will tell
+            except (HttpError, TimeoutError):
+                target.filter.unanswered()
+                raise
+        left = allowed if path is None else max(0.0, end - now())
+        text, sample = await self._ask(target, WHOLE_PATH, left)
+        if path is None:
+            target.filter.learn(text, sample)
+        else:
+            target.filter.give_up()
+        return sample
+
+    async def _ask(self, target: _Target, path: str, allowed: float) -> tuple[bytes, Sample]:
+        answer = await self._pool.request(
+            "GET", target.url + path, headers=_HEADERS, timeout=allowed
+        )
+        if answer.status != _OK:
+            raise _Odd(f"HTTP {answer.status}")
+        if len(answer.body) > MAX_TEXT:
+            raise _Odd(f"a text of {len(answer.body)} bytes is not read, only {MAX_TEXT}")
+        return answer.body, target.parser.parse(answer.body, self._clock())
+
+
+class _Odd(Exception):
+    """An answer that is not worth parsing. `str(error)` says why."""
 
 
 class _Target:
@@ -131,10 +177,28 @@ class _Target:
         self.url = url
         self.interval_s = interval_s
         self.parser = Parser()
+        self.filter = Filter()
         self.task: asyncio.Task[None] | None = None
         self._phase = zlib.crc32(worker_id.encode()) / 2**32
         self._last = -math.inf
+        self._newest: Sample | None = None
         self._waiter: asyncio.Future[None] | None = None
+
+    def interruption(self, sample: Sample) -> str | None:
+        """Takes in the newest sample; why it does not go on from the one before, if so."""
+        old = self._newest
+        if old is not None and sample.at < old.at:
+            return f"the clock went back by {old.at - sample.at:.1f} s"
+        self._newest = sample
+        if old is None:
+            return None
+        if restarted(old, sample):
+            self.filter.forget()
+            return "another process answers: its counts begin anew"
+        if engines_changed(old, sample):
+            before, now = (len(one.engines) or 1 for one in (old, sample))
+            return f"it has other engines than before: {now} after {before}"
+        return None
 
     async def due(self) -> None:
         """Returns at the worker's next place in the interval."""

@@ -7,9 +7,13 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Any
 
-from vllm_console.snapshot import Quantiles
+from vllm_console.snapshot import Quantiles, thin
 from vllm_console.telemetry.sample import Sample
+
+POINT = 0.15
+"""A percentile is a point where its bucket reaches at most this share to either side."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,17 +64,17 @@ class Window:
         )
 
     def quantiles(self, histogram: str) -> Quantiles:
-        """P50, P95 and P99 of the observations in the window, by `quantile`."""
+        """P50, P95 and P99 of the observations in the window, by `quantile` and `bracket`."""
         difference = self._difference(histogram)
         if difference is None:
             return Quantiles()
         bounds, counts = difference
-        return Quantiles(
-            p50=quantile(0.50, bounds, counts),
-            p95=quantile(0.95, bounds, counts),
-            p99=quantile(0.99, bounds, counts),
-            count=round(counts[-1]),
-        )
+        found: dict[str, Any] = {}
+        for name, q in (("p50", 0.50), ("p95", 0.95), ("p99", 0.99)):
+            found[name] = quantile(q, bounds, counts)
+            found[f"{name}_between"] = bracket(q, bounds, counts)
+        count = round(counts[-1])
+        return Quantiles(**found, count=count, thin=thin(count))
 
     def _difference(self, name: str) -> tuple[tuple[float, ...], list[float]] | None:
         """Bounds, and cumulative bucket counts of the window alone."""
@@ -89,13 +93,37 @@ def quantile(q: float, bounds: Sequence[float], counts: Sequence[float]) -> floa
     and a quantile in the +Inf bucket is given as that bucket's lower bound. `counts` are
     cumulative and one longer than `bounds`, as in `Histogram`.
     """
-    total = counts[-1]
-    if total <= 0 or not bounds:
+    index = _bucket(q, bounds, counts)
+    if index is None:
         return None
-    rank = q * total
-    index = bisect_left(counts, rank) if rank > 0 else bisect_right(counts, 0.0)
     if index == len(bounds):
         return bounds[-1]
     upper = bounds[index]
     lower, below = (bounds[index - 1], counts[index - 1]) if index else (min(0.0, upper), 0.0)
-    return lower + (upper - lower) * (rank - below) / (counts[index] - below)
+    return lower + (upper - lower) * (q * counts[-1] - below) / (counts[index] - below)
+
+
+def bracket(
+    q: float, bounds: Sequence[float], counts: Sequence[float]
+) -> tuple[float, float | None] | None:
+    """The bounds of the bucket that holds the `q`-quantile, where it is too wide for a point.
+
+    Too wide is more than `POINT` to either side of its middle. The lower bound of the first bucket
+    is 0; the last bucket has no upper one. `None` where `quantile` is good enough, or `None`.
+    """
+    index = _bucket(q, bounds, counts)
+    if index is None:
+        return None
+    if index == len(bounds):
+        return bounds[-1], None
+    lower, upper = bounds[index - 1] if index else 0.0, bounds[index]
+    return (lower, upper) if upper - lower > POINT * (upper + lower) else None
+
+
+def _bucket(q: float, bounds: Sequence[float], counts: Sequence[float]) -> int | None:
+    """Which bucket holds the `q`-quantile; `None` where there is none to hold it."""
+    total = counts[-1]
+    if total <= 0 or not bounds:
+        return None
+    rank = q * total
+    return bisect_left(counts, rank) if rank > 0 else bisect_right(counts, 0.0)

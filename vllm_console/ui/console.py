@@ -18,6 +18,7 @@ from vllm_console.ui import theme
 from vllm_console.ui.board import Board
 from vllm_console.ui.messages import Answered, Sampled
 from vllm_console.ui.panels import PanelSpec, load_panels
+from vllm_console.ui.screens.confirm import Confirm
 from vllm_console.ui.screens.dashboard import Dashboard
 from vllm_console.ui.screens.painted import Painted
 from vllm_console.ui.source import Connect, Reader
@@ -174,8 +175,6 @@ class Console(App[None]):
         elif verb == "load":
             self.command(verb, model.name)
         else:
-            from vllm_console.ui.screens.confirm import Confirm
-
             self.push_screen(Confirm(verb, model))
 
     def command(self, verb: str, model: str) -> None:

@@ -9,6 +9,7 @@ from textual.geometry import Region
 from textual.strip import Strip
 from textual.widget import Widget
 
+from vllm_console.ui.application import application
 from vllm_console.ui.rows import Row
 from vllm_console.ui.theme import Inks
 from vllm_console.ui.view import View
@@ -88,8 +89,7 @@ class Lines(Widget):
 
     @property
     def _inks(self) -> Inks:
-        app = self.app
-        return app.inks  # type: ignore[attr-defined,no-any-return]
+        return application(self).inks
 
     def render_line(self, y: int) -> Strip:
         """One line, made when it is first needed."""

@@ -102,6 +102,10 @@ def _cause(lines: list[str], end: Exit, served: bool) -> tuple[Cause, str, str, 
                 return rule.cause, one.text, rule.advice(told), one.index
     if root is not None:
         return Cause.UNKNOWN, root.text, "in vLLM's own words; its log has the rest", root.index
+    wrapped = next((one for one in said if _WRAPPER.search(one.text)), None)
+    if wrapped is not None:
+        remedy = "it ended without a word, most likely killed: `dmesg | grep -i oom` tells"
+        return Cause.ENGINE_DIED, wrapped.text, remedy, wrapped.index
     if end.rc is not None and end.rc < 0:
         remedy = "a person or another program sent it that signal, or it crashed"
         if end.rc == -signal.SIGBUS:

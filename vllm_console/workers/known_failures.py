@@ -249,8 +249,19 @@ RULES = (
     ),
     _rule(
         Cause.ENGINE_UNFIT,
-        r"no kernel image is available for execution|is not compatible with the current PyTorch",
+        r"no kernel image is available for execution|is not compatible with the current PyTorch"
+        r"|device kernel image is invalid",
         "this engine was not built for this GPU: install one that is (`engines install`)",
+    ),
+    _rule(
+        Cause.GPU_FAULT,
+        r"system not yet initialized",
+        "NVSwitch is not set up: start nvidia-fabricmanager of the driver's own version",
+    ),
+    _rule(
+        Cause.GPU_FAULT,
+        r"CUDA-capable device\(s\) is/are busy or unavailable",
+        "another process has the GPU to itself: end it, or `nvidia-smi -c DEFAULT`",
     ),
     _rule(
         Cause.BAD_OPTION,
@@ -425,5 +436,8 @@ WHILE_SERVING = frozenset(
 LOADED = re.compile(r"Model loading took|Loading weights took|init engine \(profile")
 """Said once the weights are in memory."""
 
-NO_FAILURE = re.compile(r"chat template is no longer allowed|No chat template|BadRequestError")
-"""Errors of requests: a model without a chat template serves completions all the same."""
+NO_FAILURE = re.compile(
+    r"chat template is no longer allowed|No chat template|BadRequestError|BrokenPipeError"
+)
+"""Errors of requests (a model without a chat template serves completions all the same), and what
+is left to say for a process whose parent was killed."""

@@ -47,8 +47,20 @@ class Served:
 
     at: float
     """Seconds since the epoch when it became ready."""
-    took_s: float
+    took_s: float | None
+    """Seconds from launch to ready; `None` when nobody saw it become so."""
     engine: Engine
+
+
+@dataclass(frozen=True, slots=True)
+class Loss:
+    """A worker that ended unasked while nobody watched."""
+
+    worker_id: str
+    exit: Exit | None
+    """`None` when nothing tells how it ended."""
+    rebooted: bool
+    """The machine was started again since."""
 
 
 class LaunchFailed(ConsoleError):
@@ -72,6 +84,10 @@ class Handle(Protocol):
     @property
     def started_at(self) -> float:
         """Seconds since the epoch."""
+
+    @property
+    def age_s(self) -> float:
+        """Seconds since it was launched; a change of the wall clock does not move it."""
 
     @property
     def log(self) -> Path: ...
@@ -121,6 +137,9 @@ class Launcher(Protocol):
 
     async def adopt(self) -> Sequence[Handle]:
         """Every tree of ours that still runs, ending ones included."""
+
+    def losses(self) -> Sequence[Loss]:
+        """What ended unasked while nobody watched; each is told once."""
 
     def expected_s(self, model: str, revision: int) -> float | None:
         """Seconds from launch to ready of earlier starts; `None` before the first."""

@@ -17,7 +17,7 @@ from enum import Enum, auto
 from typing import Any
 
 from vllm_console.snapshot import Failure
-from vllm_console.workers.states import PERMANENT, SERVING, Cause, State
+from vllm_console.workers.states import PASSING, PERMANENT, SERVING, Cause, State
 
 BACKOFF_FIRST_S = 1.0
 BACKOFF_MOST_S = 300.0
@@ -27,6 +27,8 @@ UNSERVED_MOST = 3
 """Starts in a row that never served before the worker is left alone."""
 BOOT_GRACE_S = 2.0
 """vLLM swallows SIGTERM while its engine boots: after this long it is killed."""
+STALLED_GRACE_S = 2.0
+"""What a stalled engine works on will not finish: its restart waits this long, not for a drain."""
 KILL_SLACK_S = 5.0
 """Past the shim's own grace before it is told to kill."""
 KILL_AGAIN_S = 5.0
@@ -335,7 +337,10 @@ def _unload(life: Life, now: float) -> Step:
 def _restart(life: Life, now: float) -> Step:
     if life.tree is Tree.NONE:
         return _load(life, now)
-    stopping, actions = _unload(life, now)
+    if life.state is State.STALLED:
+        stopping, actions = _stop(life, STALLED_GRACE_S, now)
+    else:
+        stopping, actions = _unload(life, now)
     return replace(stopping, wanted=True, asked=True), actions
 
 
@@ -431,7 +436,8 @@ def _ended(life: Life, failure: Failure | None, now: float) -> Step:
         reason = None if asked or not life.wanted else "was stopped from outside"
         return _to(life, State.STOPPED, now, reason=reason, wanted=False, failure=None), free
     attempts = 1 if healthy else life.attempts + 1
-    unserved = 0 if served else life.unserved + 1
+    counts = 0 if failure.cause in PASSING else 1
+    unserved = 0 if served else life.unserved + counts
     life = replace(life, failure=failure, attempts=attempts, unserved=unserved)
     if not served and failure.cause in PERMANENT:
         return _to(life, State.FAILED, now, reason=failure.cause, wanted=False), free

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import re
+import stat
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,11 +38,14 @@ def read(path: Path, offset: int = 0, limit: int = CHUNK) -> Chunk:
     A file that has become shorter than `offset` is read from its start; a missing one is empty.
     """
     try:
-        file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        file = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     except OSError:
         return Chunk(b"", offset, offset)
     try:
-        if os.fstat(file).st_size < offset:
+        seen = os.fstat(file)
+        if not stat.S_ISREG(seen.st_mode):  # a directory, or a pipe that nobody writes to
+            return Chunk(b"", offset, offset)
+        if seen.st_size < offset:
             offset = 0
         try:
             offset = max(offset, os.lseek(file, offset, os.SEEK_DATA))

@@ -5,8 +5,8 @@
     DIR/spec.json    in   what to run: argv, cwd, stop_grace_s, log_keep_bytes, generation
     DIR/shim.lock    out  a flock held for as long as the shim lives: this *is* its identity;
                           inside, the shim's pid and start time
-    DIR/state.json   out  the main process: pid, start time, boot id, where its log begins, and
-                          whether it has been asked to end
+    DIR/state.json   out  the main process: pid, start time, boot id, where its log begins, its
+                          cgroup, and whether it has been asked to end
     DIR/exit.json    out  how the main process ended, and whether the end was asked for
     DIR/out.log      out  stdout and stderr of the tree, appended by the tree itself
 
@@ -16,7 +16,8 @@ answers on stdout, once, one line of JSON: `{}` when the worker runs, or `{"erro
 SIGTERM stops (SIGTERM to the main process, `stop_grace_s`, then SIGKILL to the whole tree);
 SIGUSR1 kills the tree at once. When the main process ends unasked, what it leaves behind (an
 EngineCore survives `kill -9` of the API server, vllm#55510) is ended too. The shim exits when
-nothing of the tree is left, and not before.
+nothing of the tree is left, and not before. Where it may make a cgroup (v2), the tree lives in a
+leaf of its own below the shim's, so that it can be killed whole even after the shim was.
 """
 
 from __future__ import annotations
@@ -30,7 +31,10 @@ import os
 import signal
 import sys
 import time
-from typing import Any, NoReturn
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:  # importing typing costs every shim half a megabyte
+    from typing import Any, NoReturn
 
 ORPHAN_GRACE_S = 2.0
 """Time between SIGTERM and SIGKILL for processes whose main process is gone."""
@@ -41,6 +45,8 @@ LOCK_PATIENCE_S = 2.0
 _PR_SET_NAME, _PR_SET_CHILD_SUBREAPER = 15, 36
 _KEEP_SIZE, _PUNCH_HOLE = 1, 2
 _PAGE = 4096
+_NAME = "vllm-shim"
+_GONE = " (deleted)"
 _SIGNALS = {signal.SIGCHLD, signal.SIGTERM, signal.SIGUSR1}
 
 
@@ -109,6 +115,77 @@ def descendants(pid: int) -> list[int]:
     return found
 
 
+def shims() -> list[tuple[int, str]]:
+    """(pid, directory) of every shim this user may see, by the lock that it keeps open.
+
+    The directory is a real path; it, or the lock in it, may have been removed since.
+    """
+    found = []
+    for pid in filter(str.isdigit, os.listdir("/proc")):
+        try:
+            with open(f"/proc/{pid}/comm") as file:
+                if file.read() != f"{_NAME}\n":
+                    continue
+            opened = [os.readlink(f"/proc/{pid}/fd/{fd}") for fd in os.listdir(f"/proc/{pid}/fd")]
+        except OSError:
+            continue
+        for path in opened:
+            directory, name = os.path.split(path.removesuffix(_GONE))
+            if name == "shim.lock":
+                found.append((int(pid), directory))
+                break
+    return found
+
+
+# --- cgroups (v2) --------------------------------------------------------------------------------
+
+
+def own_cgroup(proc: str = "/proc/self") -> str | None:
+    """The directory of this process's cgroup; `None` without cgroup v2 (cgroups(7))."""
+    try:
+        with open(f"{proc}/cgroup") as file:
+            path = next(line[3:].rstrip("\n") for line in file if line.startswith("0::/"))
+        with open(f"{proc}/mountinfo") as file:
+            mounts = [line.split(" - ")[0].split() for line in file if " - cgroup2 " in line]
+    except (OSError, StopIteration):
+        return None
+    for mount in mounts:
+        root, point = mount[3].rstrip("/"), mount[4].encode().decode("unicode_escape")
+        if ".." not in path.split("/") and f"{path}/".startswith(f"{root}/"):
+            return (point + path[len(root) :]).rstrip("/")
+    return None
+
+
+def cgroup_name(directory: str, generation: int) -> str:
+    """The name of a worker's cgroup, which no copy of its directory shares."""
+    seen = os.stat(directory)
+    return f"vllm-worker-{seen.st_dev:x}-{seen.st_ino:x}-{generation}"
+
+
+def cgroup_members(cgroup: str) -> list[int]:
+    """Pids in a cgroup; empty when it is gone."""
+    try:
+        with open(f"{cgroup}/cgroup.procs") as file:
+            return [int(pid) for pid in file.read().split() if pid != "0"]
+    except OSError:
+        return []
+
+
+def cgroup_kill(cgroup: str) -> bool:
+    """SIGKILL all of a cgroup in one step; False before Linux 5.14, or when it is gone."""
+    try:
+        kill = os.open(f"{cgroup}/cgroup.kill", os.O_WRONLY | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        os.write(kill, b"1")
+    except OSError:
+        return False
+    finally:
+        os.close(kill)
+    return True
+
+
 # --- the shim ------------------------------------------------------------------------------------
 
 
@@ -129,6 +206,8 @@ class Shim:
         """Log bytes to keep, at least."""
         self.log = -1
         self.pid = 0
+        self.cgroup: str | None = None
+        """The leaf that holds the tree and nothing else."""
         self.asked = False
         self.state: dict[str, Any] = {}
         """What state.json says, once the worker runs."""
@@ -142,9 +221,9 @@ class Shim:
 
         Raises `_Refused` when another shim holds the lock or the program cannot be executed.
         """
+        self.libc.prctl(_PR_SET_NAME, _NAME.encode(), 0, 0, 0)
         self._lock()
         self.libc.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
-        self.libc.prctl(_PR_SET_NAME, b"vllm-shim", 0, 0, 0)
         with open(f"{self.directory}/spec.json") as file:
             spec = json.load(file)
         self.grace_s = float(spec["stop_grace_s"])
@@ -156,7 +235,12 @@ class Shim:
             0o600,
         )
         log_start = os.fstat(self.log).st_size
-        self.pid = self._spawn(spec["argv"], spec["cwd"])
+        self._make_cgroup()
+        try:
+            self.pid = self._spawn(spec["argv"], spec["cwd"])
+        finally:
+            if self.cgroup is not None and self.pid not in cgroup_members(self.cgroup):
+                self._remove_cgroup()
         seen = process(self.pid)
         self.state = {
             "pid": self.pid,
@@ -165,12 +249,13 @@ class Shim:
             "generation": self.generation,
             "at": time.time(),
             "log_start": log_start,
+            "cgroup": self.cgroup,
             "asked": False,
         }
         try:
             self._save("state.json", self.state)
         except OSError as error:
-            self._signal_children(signal.SIGKILL)
+            self._kill()
             raise _Refused(f"cannot write {self.directory}/state.json: {error.strerror}") from None
 
     def run(self) -> NoReturn:
@@ -183,22 +268,28 @@ class Shim:
             self._trim()
             now = time.monotonic()
             if self.kill_at is not None and now >= self.kill_at:
-                self._signal_children(signal.SIGKILL)
+                self._kill()
                 self.kill_at = now + 1.0
             patience = TRIM_EVERY_S if self.kill_at is None else self.kill_at - now
             self._wait(max(0.0, min(TRIM_EVERY_S, patience)))
 
     def _lock(self) -> None:
-        lock = os.open(f"{self.directory}/shim.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        """Hold DIR/shim.lock, and see that no shim holds one that was removed from there."""
+        path = f"{self.directory}/shim.lock"
         until = time.monotonic() + LOCK_PATIENCE_S
         while True:
-            try:
+            lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            with contextlib.suppress(OSError):
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except OSError:
-                if time.monotonic() > until:
-                    raise _Refused("another shim already runs this worker") from None
-                time.sleep(0.01)
+                if os.path.samestat(os.fstat(lock), os.stat(path)):
+                    break
+            os.close(lock)
+            if time.monotonic() > until:
+                raise _Refused("another shim already runs this worker")
+            time.sleep(0.01)
+        here = os.path.realpath(self.directory)
+        if any(pid != os.getpid() and directory == here for pid, directory in shims()):
+            raise _Refused("another shim already runs this worker, and its lock was removed")
         seen = process(os.getpid())
         os.ftruncate(lock, 0)
         os.pwrite(lock, json.dumps({"pid": os.getpid(), "start": seen and seen[0]}).encode(), 0)
@@ -211,6 +302,7 @@ class Shim:
         if pid == 0:
             try:
                 os.setsid()
+                self._join_cgroup()
                 os.dup2(null, 0)
                 os.dup2(self.log, 1)
                 os.dup2(self.log, 2)
@@ -282,18 +374,47 @@ class Shim:
                 told.add(pid)
             now = time.monotonic()
             if now >= kill_at or (self.kill_at is not None and now >= self.kill_at):
-                self._signal_children(signal.SIGKILL)
+                self._kill()
                 pause = min(1.0, pause * 1.2)
             self._wait(pause)
+        self._remove_cgroup()
         self._save_exit({**ended, "clean_s": time.monotonic() - began})
 
-    def _signal_children(self, number: signal.Signals) -> None:
-        """Signal direct children only: nobody but the shim reaps them, so their pids are theirs.
+    def _kill(self) -> None:
+        """SIGKILL the tree by its cgroup, else the direct children.
 
-        Deeper processes become direct children as their parents die, the shim being the subreaper.
+        Nobody but the shim reaps those, so their pids are theirs; deeper processes become direct
+        children as their parents die, the shim being the subreaper.
         """
+        if self.cgroup is not None:
+            cgroup_kill(self.cgroup)
         for pid in children(os.getpid()):
-            _signal(pid, number)
+            _signal(pid, signal.SIGKILL)
+
+    def _make_cgroup(self) -> None:
+        """A leaf below our own cgroup, where that is allowed: as root, or under Delegate=yes."""
+        home = own_cgroup()
+        if home is None:
+            return
+        self.cgroup = f"{home}/{cgroup_name(self.directory, self.generation)}"
+        with contextlib.suppress(OSError):  # an empty one may be left of an earlier run
+            os.rmdir(self.cgroup)
+        try:
+            os.mkdir(self.cgroup)
+        except OSError:
+            self.cgroup = None
+
+    def _join_cgroup(self) -> None:
+        """Move this process into the leaf; one that stays outside is killed by walking /proc."""
+        if self.cgroup is not None:
+            with contextlib.suppress(OSError), open(f"{self.cgroup}/cgroup.procs", "w") as file:
+                file.write("0")
+
+    def _remove_cgroup(self) -> None:
+        if self.cgroup is not None:
+            with contextlib.suppress(OSError):
+                os.rmdir(self.cgroup)
+            self.cgroup = None
 
     def _trim(self) -> None:
         """Give the blocks of old log bytes back to the file system: no copy, no line lost.
@@ -364,7 +485,10 @@ def main(directory: str) -> None:
     try:
         shim.start()
     except (_Refused, OSError, ValueError, KeyError) as error:
-        _answer({"error": str(error) if isinstance(error, _Refused) else repr(error)})
+        said = str(error) if isinstance(error, _Refused) else repr(error)
+        if isinstance(error, OSError) and error.filename:
+            said = f"{error.filename}: {error.strerror}"
+        _answer({"error": said})
         os._exit(1)
     _answer({})
     os.dup2(shim.log, 1)

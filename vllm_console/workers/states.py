@@ -60,6 +60,8 @@ class Cause(StrEnum):
     ENGINE_UNFIT = "engine-unfit"
     """The engine was not built for this GPU or this driver."""
     GPU_FAULT = "gpu-fault"
+    DRIVER_SILENT = "driver-silent"
+    """The GPU driver owes an answer, so that nobody knows which GPUs are free."""
     NCCL_FAILED = "nccl-failed"
     """The GPUs of one worker do not reach each other."""
     DISK_FULL = "disk-full"
@@ -82,3 +84,6 @@ PERMANENT = frozenset(
     }
 )
 """Configuration errors: starting again would end the same way."""
+
+PASSING = frozenset({Cause.DRIVER_SILENT})
+"""Nothing of the worker's own: tried again for as long as it lasts, never a crash loop."""

@@ -17,7 +17,8 @@ from vllm_console.workers.adoption import Fate, Inspection
 Table = Mapping[int, "Process"]
 """Processes by pid, as they were when /proc was read."""
 
-_SHIM = "vllm-shim"
+SHIM = "vllm-shim"
+"""The name that a shim gives itself."""
 _RUNNERS = ("python", "vllm", "uv")
 _ADOPTERS = ("systemd", "init", "tini", "dumb-init", "docker-init")
 """Names of processes, beside pid 1, that inherit children whose parent has ended."""
@@ -33,6 +34,8 @@ class Process:
     """At most 15 bytes (proc(5), comm)."""
     argv: tuple[str, ...] = ()
     """May hold secrets: it is looked at, never shown."""
+    start: int = 0
+    """Clock ticks since boot: with it a pid names one process for the whole boot."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +67,9 @@ def processes(proc: Path = Path("/proc")) -> dict[int, Process]:
         words = argv.decode("utf-8", "replace").rstrip("\0").split("\0")
         title = head.partition(b"(")[2].decode("utf-8", "replace")
         pid = int(name)
-        found[pid] = Process(pid, int(fields[1]), title, tuple(words) if words != [""] else ())
+        start = int(fields[19]) if len(fields) > 19 else 0
+        spoken = tuple(words) if words != [""] else ()
+        found[pid] = Process(pid, int(fields[1]), title, spoken, start)
     return found
 
 
@@ -90,7 +95,7 @@ def owners(
     """
     found: dict[int, Path] = {}
     for process in table.values():
-        if process.name != _SHIM or not process.argv or not process.argv[-1].startswith("/"):
+        if process.name != SHIM or not process.argv or not process.argv[-1].startswith("/"):
             continue
         directory = Path(process.argv[-1])
         shim = inspect(directory).shim
@@ -112,19 +117,24 @@ def strays(table: Table, owned: Mapping[int, Path]) -> list[Stray]:
     """The heads of the vLLM process trees that no shim owns, by pid."""
     found = []
     for pid, process in sorted(table.items()):
-        title = _title(process)
+        title = title_of(process)
         if title is None or owner_of(pid, table, owned) is not None:
             continue
         above = list(ancestry(pid, table))[1:]
-        if any(_title(other) is not None for other in above):
+        if any(title_of(other) is not None for other in above):
             continue
-        inherited = process.parent == 1 or (bool(above) and above[0].name in _ADOPTERS)
         serves = not title.startswith("VLLM::") or title.startswith("VLLM::APIServer")
-        found.append(Stray(pid, title, inherited and not serves))
+        found.append(Stray(pid, title, inherited(process, table) and not serves))
     return found
 
 
-def _title(process: Process) -> str | None:
+def inherited(process: Process, table: Table) -> bool:
+    """Whether the process that started it has ended, so that init has taken its place."""
+    above = table.get(process.parent)
+    return process.parent == 1 or (above is not None and above.name in _ADOPTERS)
+
+
+def title_of(process: Process) -> str | None:
     """What of vLLM a process is; `None` when it is nothing of it.
 
     vLLM's processes set their title (`VLLM::EngineCore`, vllm/utils/system_utils.py), which

@@ -136,8 +136,9 @@ class Worker:
         return self._spec
 
     def tree(self) -> list[int]:
-        """Pids of the process tree, main process first; empty when there is none."""
-        return self._handle.tree() if self._handle else []
+        """Pids of the process tree, main process first; empty when there is none. Any thread."""
+        handle = self._handle
+        return handle.tree() if handle else []
 
     # --- what one can ask of it ---------------------------------------------------------------
 
@@ -176,13 +177,13 @@ class Worker:
         if served is not None:
             self._startup.engine = served.engine
             self._startup.stage = STAGES[-1]
-        wall = time.time()
+        age_s = handle.age_s
         self._dispatch(
             lifecycle.Launched(
                 timeout_s=handle.spec.start_timeout_s,
                 grace_s=handle.spec.stop_grace_s,
-                ago_s=max(0.0, wall - handle.started_at),
-                served_ago_s=max(0.0, wall - served.at) if served else None,
+                ago_s=age_s,
+                served_ago_s=_served_ago_s(served, age_s) if served else None,
                 dying=not handle.alive(),
                 asked=handle.asked,
             )
@@ -215,6 +216,10 @@ class Worker:
                 f"{self.id} is still {self.state}{reason} after {timeout:g} s:"
                 f" `vllm-console logs {self.id}` tells more"
             ) from None
+
+    async def left(self, states: Collection[State]) -> None:
+        """Return once it is in none of `states`."""
+        await self._until(lambda life: life.state not in states)
 
     # --- the machine --------------------------------------------------------------------------
 
@@ -343,6 +348,7 @@ class Worker:
         """Follow the log stage by stage; report readiness."""
         offset = handle.log_start
         told = handle.served is not None
+        seen_unready = False
         probe_at = self._clock()
         while self._life.state is State.STARTING:
             moved = False
@@ -355,15 +361,17 @@ class Worker:
                 probe_at = self._clock() if self._startup.serving else probe_at
             if self._clock() >= probe_at:
                 if await self._ready(handle):
-                    return self._became_ready(handle, told)
+                    return self._became_ready(handle, told, seen_unready)
+                seen_unready = True
                 pause = LOOK_S if self._startup.serving else PROBE_RARELY_S
                 probe_at = self._clock() + pause
             await asyncio.sleep(LOOK_S)
 
-    def _became_ready(self, handle: Handle, before: bool) -> None:
+    def _became_ready(self, handle: Handle, before: bool, seen_unready: bool) -> None:
+        """A tree found ready tells nothing of how long its start took."""
         life = self._life
         if not before and life.started is not None and life.state is State.STARTING:
-            took_s = self._clock() - life.started
+            took_s = self._clock() - life.started if seen_unready else None
             handle.mark_served(Served(time.time(), took_s, self._startup.engine))
         self._dispatch(lifecycle.BecameReady())
 
@@ -417,6 +425,16 @@ class Worker:
                 return "was found running"
             return life.reason or self._startup.detail
         return life.reason
+
+
+def _served_ago_s(served: Served, age_s: float) -> float:
+    """Seconds since a tree of this age became ready; the wall clock counts only for want of else.
+
+    It may have been changed since.
+    """
+    if served.took_s is not None:
+        return max(0.0, age_s - served.took_s)
+    return min(age_s, max(0.0, time.time() - served.at))
 
 
 def _url(spec: LaunchSpec) -> str:

@@ -189,6 +189,12 @@ def test_the_table_tells_a_failure_and_its_remedy() -> None:
     assert not healthy(status)
 
 
+def test_the_table_tells_what_a_worker_waits_for() -> None:
+    text = table(status_of(Worker("a-1", "queued", reason="needs an api key: set api_key")))
+    assert text.splitlines()[-1] == "  a-1: needs an api key: set api_key"
+    assert "a-1:" not in table(status_of(Worker("a-1", "ready", reason="x")))
+
+
 def test_the_table_shows_the_stage_of_a_start_and_dashes_for_the_unknown() -> None:
     text = table(status_of(Worker("a-1", "starting", stage="weights", progress=0.4)))
     assert "starting (weights 40%)" in text

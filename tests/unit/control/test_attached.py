@@ -8,18 +8,25 @@ from collections.abc import Callable, Sequence
 import pytest
 
 from vllm_console import http1, snapshot
+from vllm_console.control import attached
 from vllm_console.control.attached import AttachedWorker
 from vllm_console.errors import InvalidInput
 from vllm_console.workers.states import State
 
 
 class FakeServer(http1.Pool):
-    """Answers /health with a status that tests change; `None` refuses the connection."""
+    """Answers /health with a status that tests change; `None` refuses the connection.
+
+    With a `key` it guards /v1 as `vllm serve --api-key` does.
+    """
 
     def __init__(self, status: int | None) -> None:
         super().__init__()
         self.status = status
+        self.key: str | None = None
         self.asked: list[tuple[str, str]] = []
+        self.told: list[str] = []
+        """The credentials it was sent."""
 
     async def request(
         self,
@@ -33,17 +40,28 @@ class FakeServer(http1.Pool):
         self.asked.append((method, url))
         if self.status is None:
             raise http1.ConnectFailed("connection refused")
+        sent = dict(headers).get("authorization")
+        self.told += [sent] if sent else []
+        if self.key is not None and "/v1/" in url and sent != f"Bearer {self.key}":
+            return http1.Response(401, [], b"")
         return http1.Response(self.status, [], b"")
 
 
 class Followed:
     """An attached worker and the states it went through."""
 
-    def __init__(self, status: int | None) -> None:
+    def __init__(
+        self, status: int | None, api_key: Callable[[], str | None] = lambda: None
+    ) -> None:
         self.server = FakeServer(status)
         self.states: list[tuple[str, str | None]] = []
         self.worker = AttachedWorker(
-            "old-1", "old", "http://10.0.0.7:8000/", http=self.server, on_change=self._changed
+            "old-1",
+            "old",
+            "http://10.0.0.7:8000/",
+            http=self.server,
+            on_change=self._changed,
+            api_key=api_key,
         )
 
     def _changed(self, worker: AttachedWorker, view: snapshot.Worker) -> None:
@@ -113,3 +131,45 @@ def test_a_stall_is_told_and_mended_by_progress() -> None:
         ("stalled", "no iteration for 30 s"),
         ("ready", None),
     ]
+
+
+def test_a_server_that_wants_a_key_says_so_and_is_ready_once_it_is_given(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(attached, "PROBE_S", 0.01)
+    given: list[str | None] = [None]
+
+    async def scenario() -> Followed:
+        followed = Followed(200, lambda: given[0])
+        followed.server.key = "sesame"
+        followed.worker.load()
+        await followed.until(lambda: "needs an api key" in (followed.worker.view.reason or ""))
+        given[0] = "wrong"
+        await followed.until(lambda: "refuses the api key" in (followed.worker.view.reason or ""))
+        given[0] = "sesame"
+        await followed.until(lambda: followed.worker.state is State.READY)
+        await followed.worker.close()
+        return followed
+
+    followed = asyncio.run(scenario())
+    reasons = [reason or "" for _, reason in followed.states]
+    assert 'http://10.0.0.7:8000: needs an api key: set api_key = { file = "…" }' in reasons
+    assert not [reason for reason in reasons if "sesame" in reason or "wrong" in reason]
+    assert set(followed.server.told) == {"Bearer wrong", "Bearer sesame"}
+    assert ("GET", "http://10.0.0.7:8000/v1/models") in followed.server.asked
+
+
+def test_a_key_that_cannot_be_read_is_the_reason() -> None:
+    def missing() -> str:
+        raise InvalidInput("models.old.api_key: cannot read secrets/old: No such file")
+
+    async def scenario() -> None:
+        followed = Followed(200, missing)
+        followed.worker.load()
+        await followed.until(
+            lambda: "cannot read secrets/old" in (followed.worker.view.reason or "")
+        )
+        assert followed.server.asked == []
+        await followed.worker.close()
+
+    asyncio.run(scenario())

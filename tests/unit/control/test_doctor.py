@@ -11,9 +11,11 @@ import pytest
 from vllm_console.control import doctor
 from vllm_console.control.doctor import GIB, MIB, Check, Room
 from vllm_console.control.examination import examine, hub_cache, ntp_synchronised
+from vllm_console.control.orphans import Named
 from vllm_console.devices.driver import Driver
 from vllm_console.fleet.find import Place
 from vllm_console.snapshot import Gpu
+from vllm_console.workers.orphans import Kind, Orphan
 from vllm_console.workers.strangers import Stray
 
 
@@ -102,14 +104,17 @@ def test_shared_memory_limits_and_the_clock_have_bounds() -> None:
 
 
 def test_orphans_are_named_with_what_to_do() -> None:
+    orphan = Orphan(6, 1, Kind.FOREIGN, "VLLM::EngineCore", "its server is gone", 0, tree=((6, 1),))
     strays = [Stray(5, "vllm serve", False), Stray(6, "VLLM::EngineCore", True)]
-    workers, headless, others = doctor.orphans(["a-1"], False, strays)
-    assert "a-1" in workers.text
-    assert told(workers)[0] == "warn"
-    assert "kill 6" in told(headless)[1]
+    left, others = doctor.orphans([Named(orphan, 0.0, GIB)], strays)
+    level, text = told(left)
+    assert level == "warn"
+    assert "pid 6, VLLM::EngineCore" in text
+    assert "1.0 GiB on GPUs: its server is gone" in text
+    assert "`vllm-console reap 6`" in text
     assert told(others)[0] == "ok"
-    assert "pid 5" in others.text
-    assert doctor.orphans(["a-1"], True, []) == [Check("orphans", "ok", "none")]
+    assert "pid 5;" in others.text
+    assert doctor.orphans([], []) == [Check("orphans", "ok", "none")]
 
 
 def test_the_gateways_port_is_free_ours_or_taken() -> None:

@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 from vllm_console import http1
 from vllm_console.control.observe import Observation
+from vllm_console.history.database import Database
 from vllm_console.history.memory import MemoryHistory
+from vllm_console.history.store import Store
+from vllm_console.snapshot import Gpu
+from vllm_console.telemetry.sample import Sample
 
 TEXT = """\
 # TYPE vllm:generation_tokens_total counter
@@ -101,3 +106,53 @@ def test_a_worker_that_does_not_answer_has_an_age_and_a_reason_but_no_numbers() 
         return age, reason, running
 
     assert asyncio.run(scenario()) == (12.0, "refused", None)
+
+
+class FakeStore(Store):
+    """Remembers what it is given."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(Database(path))
+        self.given: list[tuple[str, float | None, tuple[str, ...]]] = []
+        self.ticks = 0
+
+    def record(self, subject: str, sample: Sample, joins: tuple[str, ...] = ()) -> None:
+        self.given.append((subject, sample.counters.get("generation_tokens"), joins))
+
+    def tick(self) -> None:
+        self.ticks += 1
+
+
+def test_every_sample_is_stored_and_a_workers_first_one_names_its_totals(tmp_path: Path) -> None:
+    store = FakeStore(tmp_path / "history.sqlite")
+
+    async def scenario() -> None:
+        engines = FakeEngines()
+        engines.tokens = {"new": 50.0, "old": 7000.0}
+        observation = Observation(engines, MemoryHistory(), store=store)
+        observation.looked_at = True
+        observation.watch("new", "m", "http://new", fresh=True)
+        observation.watch("old", "m", "http://old", fresh=False)
+        await _until(lambda: _seen(observation))
+        observation.tick()
+        engines.tokens = {"new": 60.0, "old": 7005.0}
+        await _until(lambda: _counted(observation, "old") == 7005.0)
+        await _until(lambda: _counted(observation, "new") == 60.0)
+        gpu = Gpu("n", 0, "GPU-1", "H100", utilization=0.5, power_w=300.0)
+        observation.record_gpus([gpu, Gpu("n", 1, "GPU-2", "H100", fault="fallen off the bus")])
+        observation.tick()
+        await observation.close()
+        await engines.close()
+
+    asyncio.run(scenario())
+    both = ("model/m", "fleet")
+    new = [given[1:] for given in store.given if given[0] == "worker/new"]
+    assert new[:2] == [(0.0, both), (50.0, ())]
+    assert new[-1] == (60.0, ())
+    old = [given[1:] for given in store.given if given[0] == "worker/old"]
+    assert old[0] == (7000.0, both)
+    assert all(joins == () for _, joins in old[1:])
+    assert store.given[-2:] == [("model/m", 65.0, ()), ("fleet", 65.0, ())]
+    assert [given[0] for given in store.given if given[0].startswith("gpu/")] == ["gpu/GPU-1"]
+    assert store.ticks == 2
+    store.close()

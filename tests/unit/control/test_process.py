@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import threading
 from pathlib import Path
 
@@ -36,6 +38,26 @@ def test_the_second_daemon_of_a_fleet_is_refused_with_the_number_of_the_first(
     assert is_running(here)
     with pytest.raises(AlreadyRunning, match=r"already runs \(pid \d+\)"):
         DaemonLock(here).acquire()
+    lock.release()
+    assert not is_running(here)
+
+
+def test_a_daemon_is_seen_on_a_disk_that_has_turned_read_only(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here = place(tmp_path)
+    make_state_dir(here)
+    lock = DaemonLock(here)
+    lock.acquire()
+    open_writable = os.open
+
+    def open_read_only(path: str, flags: int, mode: int = 0o777) -> int:
+        if flags & (os.O_WRONLY | os.O_RDWR):
+            raise OSError(errno.EROFS, os.strerror(errno.EROFS), path)
+        return open_writable(path, flags, mode)
+
+    monkeypatch.setattr(os, "open", open_read_only)
+    assert is_running(here)
     lock.release()
     assert not is_running(here)
 

@@ -59,7 +59,7 @@ def test_workers_outlive_a_daemon_that_dies_and_a_stop_takes_the_fleet_down() ->
     where = "--fleet /etc/fleet.toml --state-dir /var/lib/lab"
     assert f"ExecStart=/opt/c up {where}" in lines
     assert f"ExecStop=-/opt/c down --timeout 150 {where}" in lines
-    for line in ("KillMode=process", "Restart=on-failure", "TimeoutStopSec=180"):
+    for line in ("KillMode=process", "Delegate=yes", "Restart=on-failure", "TimeoutStopSec=180"):
         assert line in lines
 
 

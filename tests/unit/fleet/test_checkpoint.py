@@ -124,6 +124,17 @@ def test_a_hub_s_cache_gives_the_configuration_of_its_revision(tmp_path: Path) -
     assert read_checkpoint("s3://org/name", {}, env) == NOTHING_KNOWN
 
 
+def test_a_model_that_is_not_cached_and_may_not_be_fetched_is_missing(tmp_path: Path) -> None:
+    env = {"HF_HUB_CACHE": str(tmp_path), "HF_HUB_OFFLINE": "1"}
+    assert "HF_HUB_OFFLINE" in (read_checkpoint("org/name", {}, env).missing or "")
+    assert read_checkpoint("org/name", {}, {**env, "HF_HUB_OFFLINE": "0"}).missing is None
+    assert read_checkpoint("org/name", {"download_dir": "/d"}, env).missing is None
+    assert read_checkpoint("s3://org/name", {}, env).missing is None
+    assert read_checkpoint("gpt2", {}, env).missing is None
+    (tmp_path / "models--org--name").mkdir()
+    assert read_checkpoint("org/name", {}, env).missing is None
+
+
 @pytest.mark.parametrize(
     ("env", "directory"),
     [

@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from vllm_console.fleet.command import HISTOGRAM_BUCKETS, serve_command
+from vllm_console.fleet.command import HISTOGRAM_BUCKETS, added_flags, serve_command
 from vllm_console.fleet.model import ModelConfig
 from vllm_console.fleet.options import FlagSchema
 from vllm_console.fleet.secrets import Secret
@@ -52,6 +52,12 @@ def test_the_model_has_the_last_word_about_what_is_added() -> None:
     assert "--no-disable-uvicorn-access-log" in argv
     assert "--disable-uvicorn-access-log" not in argv
     assert argv.count("--custom-histogram-buckets") == 1
+
+
+def test_what_nobody_wrote_is_known_apart() -> None:
+    model = ModelConfig(name="qwen", source="q", options={"disable_uvicorn_access_log": False})
+    assert added_flags(model, SCHEMA) == ("--shutdown-timeout", "--custom-histogram-buckets")
+    assert added_flags(model, None) == ()
 
 
 def test_remote_code_is_trusted_only_when_the_model_says_so() -> None:

@@ -226,6 +226,11 @@ ONE_PROBLEM = [
     # attach
     ("[models.m]\nengine = 'attach'", 'fleet.toml:2: models.m.engine: "attach" needs to know'),
     (M + "url = 'http://x'", 'fleet.toml:3: models.m.url: is only for engine = "attach"'),
+    (M + "api_key = { env = 'K' }", 'models.m.api_key: is only for engine = "attach"; keys of'),
+    (
+        "[models.m]\nengine = 'attach'\nurl = 'http://x'\napi_key = 'sk-12345678901234567890'",
+        "fleet.toml:4: models.m.api_key: a secret is given as { file",
+    ),
     (
         "[models.m]\nengine = 'attach'\nurl = 'http://x'\ngpus = 1",
         "fleet.toml:4: models.m.gpus: means nothing for a worker that is only watched",

@@ -147,6 +147,13 @@ REFUSED: list[tuple[dict[str, Any], Checkpoint, str, str, str]] = [
         "no config.json",
         "a hub id",
     ),
+    (
+        {},
+        Checkpoint(missing="not in the hub's cache, and HF_HUB_OFFLINE forbids to fetch it"),
+        "source",
+        "not in the hub's cache",
+        "fetch it first",
+    ),
 ]
 
 

@@ -8,8 +8,17 @@ import pytest
 from pydantic import ValidationError
 
 from vllm_console.errors import InvalidInput
+from vllm_console.fleet.load import load_fleet
 from vllm_console.fleet.model import ModelConfig
-from vllm_console.fleet.secrets import Secret, is_token_shaped, names_a_secret, resolve_env
+from vllm_console.fleet.origins import origins
+from vllm_console.fleet.revision import fingerprint
+from vllm_console.fleet.secrets import (
+    Secret,
+    is_token_shaped,
+    names_a_secret,
+    read_secret,
+    resolve_env,
+)
 
 VALUE = "hf_" + "x" * 30
 
@@ -79,3 +88,23 @@ def test_tokens_are_known_by_their_shape() -> None:
     assert is_token_shaped(VALUE)
     assert is_token_shaped("Bearer sk-" + "a" * 20)
     assert not is_token_shaped("hf_transfer")
+
+
+def test_the_key_of_a_watched_server_is_read_where_it_lies_and_kept_by_reference(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "key").write_text(f"{VALUE}\n", encoding="utf-8")
+    file = tmp_path / "fleet.toml"
+    file.write_text(
+        '[models.m]\nengine = "attach"\nurl = "http://x:1"\napi_key = { file = "key" }\n'
+    )
+    fleet = load_fleet(file, environ={})
+    model = fleet.models["m"]
+    assert model.api_key is not None
+    assert read_secret("models.m.api_key", model.api_key, tmp_path) == VALUE
+    dumped = model.model_dump(mode="json", exclude_defaults=True)
+    assert VALUE not in repr(dumped) + repr(model) + fingerprint(model)
+    assert ModelConfig.model_validate(dumped) == model
+    assert ("api_key", model.api_key) in [(key, value) for key, value, _ in origins(fleet, "m")]
+    with pytest.raises(InvalidInput, match=r"^models\.m\.api_key: the variable K is not set"):
+        read_secret("models.m.api_key", Secret(env="K"), tmp_path, {})

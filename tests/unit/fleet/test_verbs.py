@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import shlex
 import tomllib
 from pathlib import Path
 
 import pytest
 
+from vllm_console.cli.config import _shell_lines
 from vllm_console.cli.main import main
 
 FILE = """\
@@ -208,3 +210,13 @@ def test_verbs_without_a_fleet_file_say_where_they_looked(
     for verb in ("validate", "config"):
         assert main([verb, "--fleet", "other.toml"]) == 2
         assert capsys.readouterr().err.startswith("vllm-console: other.toml: no such file")
+
+
+def test_bucket_bounds_are_folded_and_still_the_same_command() -> None:
+    bounds = json.dumps({"time_to_first_token": [n / 7 for n in range(1, 80)]})
+    command = ("vllm", "serve", "m", "--port", "1", "--custom-histogram-buckets", bounds)
+    lines = "\n".join(_shell_lines(command))
+    assert max(map(len, lines.splitlines())) < 100
+    words = shlex.split(lines.replace("\\\n", ""))
+    assert tuple(words[:-1]) == command[:-1]
+    assert json.loads(words[-1]) == json.loads(bounds)

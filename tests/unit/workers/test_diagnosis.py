@@ -356,6 +356,39 @@ CASES: list[tuple[str, int, list[str], Cause, str, str]] = [
         "not built for this GPU",
     ),
     (
+        "a kernel that is not for this GPU",
+        1,
+        [CORE + "torch.AcceleratorError: CUDA error: device kernel image is invalid", WRAPPER],
+        Cause.ENGINE_UNFIT,
+        "kernel image is invalid",
+        "not built for this GPU",
+    ),
+    (
+        "an NVSwitch machine whose fabric manager does not run",
+        1,
+        [
+            "RuntimeError: Unexpected error from cudaGetDeviceCount(). Did you run some cuda"
+            " functions before calling NumCudaDevices() that might have already set an error? Error"
+            " 802: system not yet initialized",
+            "RuntimeError: Failed to infer device type",
+        ],
+        Cause.GPU_FAULT,
+        "Error 802",
+        "nvidia-fabricmanager",
+    ),
+    (
+        "a GPU in exclusive mode",
+        1,
+        [
+            CORE + "torch.AcceleratorError: CUDA error: CUDA-capable device(s) is/are busy or"
+            " unavailable",
+            WRAPPER,
+        ],
+        Cause.GPU_FAULT,
+        "busy or unavailable",
+        "nvidia-smi -c DEFAULT",
+    ),
+    (
         "a driver that is too old",
         1,
         [
@@ -492,6 +525,24 @@ CASES: list[tuple[str, int, list[str], Cause, str, str]] = [
     ("killed", -9, [ULIMIT], Cause.KILLED, "SIGKILL", "dmesg"),
     ("crashed", -11, [ULIMIT], Cause.KILLED, "SIGSEGV", "signal"),
     ("silent", 3, [], Cause.UNKNOWN, "with exit code 3", "log"),
+    (
+        "engine killed while it starts",
+        1,
+        [
+            WRAPPER,
+            "(Worker pid=9312) INFO 11-21 07:15:53 [multiproc_executor.py:843] Parent process"
+            " exited, terminating worker queues",
+            "(Worker pid=9312) ERROR 11-21 07:15:53 [multiproc_executor.py:953] WorkerProc failed"
+            " to start.",
+            "(Worker pid=9312) ERROR 11-21 07:15:53 [multiproc_executor.py:953]     n ="
+            " write(self._handle, buf)",
+            "(Worker pid=9312) ERROR 11-21 07:15:53 [multiproc_executor.py:953] BrokenPipeError:"
+            " [Errno 32] Broken pipe",
+        ],
+        Cause.ENGINE_DIED,
+        "Engine core initialization failed",
+        "dmesg",
+    ),
 ]
 
 

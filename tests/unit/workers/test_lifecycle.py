@@ -15,6 +15,7 @@ from vllm_console.workers.states import ENDED, RUNNING, Cause, State
 
 DIED = Failure(Cause.ENGINE_DIED, "EngineDeadError", "see the log", "")
 BROKEN = Failure(Cause.BAD_OPTION, "unrecognized arguments", "take it out", "")
+SILENT = Failure(Cause.DRIVER_SILENT, "the driver does not answer", "reboot", "")
 LAUNCHED = lc.Launched(timeout_s=100.0, grace_s=40.0)
 Event = lc.Event
 History = list[tuple[float, Event, State, tuple[Action, ...]]]
@@ -94,6 +95,21 @@ HISTORIES: dict[str, History] = {
             (A.UNQUEUE,),
         ),
     ],
+    "a driver that does not answer is waited for, however often, and never a crash loop": [
+        *STARTED[:2],
+        (32, lc.LaunchFailed(SILENT), S.BACKOFF, (A.UNQUEUE,)),
+        (33, lc.Tick(), S.QUEUED, (A.QUEUE,)),
+        (33, lc.TurnCame(), S.STARTING, (A.LAUNCH,)),
+        (63, lc.LaunchFailed(SILENT), S.BACKOFF, (A.UNQUEUE,)),
+        (64.9, lc.Tick(), S.BACKOFF, ()),
+        (65, lc.Tick(), S.QUEUED, (A.QUEUE,)),
+        (65, lc.TurnCame(), S.STARTING, (A.LAUNCH,)),
+        (95, lc.LaunchFailed(SILENT), S.BACKOFF, (A.UNQUEUE,)),
+        (99, lc.Tick(), S.QUEUED, (A.QUEUE,)),
+        (99, lc.TurnCame(), S.STARTING, (A.LAUNCH,)),
+        (100, LAUNCHED, S.STARTING, (A.WATCH,)),
+        (120, lc.BecameReady(), S.READY, (A.UNQUEUE,)),
+    ],
     "three starts that never served are a crash loop": [
         *STARTED,
         (10, lc.Gone(DIED, asked=False), S.BACKOFF, (A.UNQUEUE,)),
@@ -160,6 +176,14 @@ HISTORIES: dict[str, History] = {
         (43, lc.Resumed(), S.READY, ()),
         (44, lc.Stalled("no iteration for 30 s"), S.STALLED, ()),
         (45, lc.Unload(), S.DRAINING, (A.DRAIN,)),
+    ],
+    "a restart of a stalled worker does not wait for requests that cannot finish": [
+        *SERVES,
+        (40, lc.Stalled("no iteration for 30 s"), S.STALLED, ()),
+        (41, lc.Restart(), S.STOPPING, (A.STOP,)),
+        (42.9, lc.Tick(), S.STOPPING, ()),
+        (43, lc.Tick(), S.STOPPING, (A.KILL,)),
+        (44, lc.Gone(DIED, asked=True), S.QUEUED, (A.UNQUEUE, A.QUEUE)),
     ],
 }
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from vllm_console.snapshot import Quantiles
 from vllm_console.ui.format import NONE, si
+from vllm_console.ui.percentile import percentile
 from vllm_console.ui.rows import Row, cell, half_widths, pair
 from vllm_console.ui.view import View
 
@@ -21,14 +23,14 @@ def draw(view: View, width: int, height: int) -> list[Row]:
             label, text, "/min" if one >= 18 else "/m", "warn!" if per_minute else "value", one
         )
 
-    def tokens(label: str, value: float | None) -> Row:
+    def tokens(label: str, lengths: Quantiles) -> Row:
         unit = "tok" if two >= 20 else ""
         label = label if unit else label.replace(" ", " tok ")
-        return cell(label, NONE if value is None else si(round(value)), unit, "value", two)
+        shown = percentile(lengths, "p95")
+        text = NONE if shown is None else shown.mark + si(round(shown.value))
+        return cell(label, text, unit, "value", two)
 
     return [
-        pair(
-            rate("preempt", load.preemptions_per_s), tokens("in p95", load.prompt_length.p95), width
-        ),
-        pair(rate("abort", load.aborts_per_s), tokens("out p95", load.output_length.p95), width),
+        pair(rate("preempt", load.preemptions_per_s), tokens("in p95", load.prompt_length), width),
+        pair(rate("abort", load.aborts_per_s), tokens("out p95", load.output_length), width),
     ]

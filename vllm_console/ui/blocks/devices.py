@@ -1,8 +1,9 @@
-"""The GPUs, one row each as long as they fit; without any, why, and the host itself."""
+"""The GPUs with who is on them, as far as there is room; without any, why, and the host itself."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from vllm_console.snapshot import Gpu, Host, Snapshot
 from vllm_console.ui.format import gib, percent, sig3
@@ -14,10 +15,26 @@ _IDLE = 0.01
 _TWO_A_ROW = 44
 _A_NODE = 8
 """GPUs in one row of bars: what one machine has."""
+_OWN_SHARE, _STRANGERS_SHARE = 1 / 3, 0.6
+"""Shares of a panel up to which the block asks for rows for everybody on the GPUs, and for those
+who are not of this fleet."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Holder:
+    """A worker with all its processes on one GPU, or one process of somebody else."""
+
+    name: str
+    """The worker's id, or the stranger's pid and name."""
+    stranger: bool
+    memory_bytes: int | None
 
 
 def ask(view: View, width: int, height: int) -> int:
-    """A header and a row a GPU; two GPUs a row in a low panel; a row a node beyond sixteen."""
+    """A header and a row a GPU; two GPUs a row in a low panel; a row a node beyond sixteen.
+
+    Who is on a GPU gets a row below it in a high panel; a stranger in a lower one too.
+    """
     snapshot = view.snapshot
     if snapshot is None:
         return 0
@@ -26,12 +43,18 @@ def ask(view: View, width: int, height: int) -> int:
     gpus = len(snapshot.gpus)
     if gpus > 2 * _A_NODE:
         return 1 + len(_nodes_of(snapshot.gpus))
-    low = gpus + 1 > 0.6 * height and width >= _TWO_A_ROW
-    return 1 + (-(-gpus // 2) if low else gpus)
+    if gpus + 1 > _STRANGERS_SHARE * height and width >= _TWO_A_ROW:
+        return 1 + -(-gpus // 2)
+    holders = [holder for gpu in snapshot.gpus for holder in _holders(gpu)]
+    everybody = 1 + gpus + len(holders)
+    if everybody <= _OWN_SHARE * height:
+        return everybody
+    strangers = 1 + gpus + sum(holder.stranger for holder in holders)
+    return strangers if strangers <= _STRANGERS_SHARE * height else 1 + gpus
 
 
 def draw(view: View, width: int, height: int) -> list[Row]:
-    """The most detailed form that fits: a row a GPU, two GPUs a row, a row a node."""
+    """The most detailed form that fits: with holders, a row a GPU, two a row, a row a node."""
     snapshot = view.snapshot
     if snapshot is None:
         return []
@@ -40,13 +63,39 @@ def draw(view: View, width: int, height: int) -> list[Row]:
     room = height - 1
     gpus = snapshot.gpus
     if len(gpus) <= room and len(gpus) <= 2 * _A_NODE:
-        return _single(view, gpus, width)
+        return _single(view, gpus, width, room - len(gpus))
     if width >= _TWO_A_ROW and -(-len(gpus) // 2) <= room and len(gpus) <= 4 * _A_NODE:
         return _double(view, gpus, width)
     return _nodes(view, gpus, width, room)
 
 
-def _single(view: View, gpus: Sequence[Gpu], width: int) -> list[Row]:
+def _shown_holders(gpus: Sequence[Gpu], spare: int) -> list[list[_Holder]]:
+    """For each GPU who is named below it: everybody, else the strangers, as `spare` rows allow."""
+    everybody = [_holders(gpu) for gpu in gpus]
+    strangers = [[h for h in holders if h.stranger] for holders in everybody]
+    for shown in (everybody, strangers):
+        if sum(map(len, shown)) <= spare:
+            return shown
+    return [[] for _ in gpus]
+
+
+def _holders(gpu: Gpu) -> list[_Holder]:
+    """Who is on a GPU, the most memory first, strangers before the fleet's own."""
+    own: dict[str, int | None] = {}
+    strangers = []
+    for process in gpu.processes:
+        size = process.memory_bytes
+        if process.worker is None:
+            name = f"{process.pid} {process.name}" if process.name else f"pid {process.pid}"
+            strangers.append(_Holder(name, True, size))
+        elif size is None:
+            own.setdefault(process.worker, None)
+        else:
+            own[process.worker] = (own.get(process.worker) or 0) + size
+    return strangers + [_Holder(name, False, size) for name, size in own.items()]
+
+
+def _single(view: View, gpus: Sequence[Gpu], width: int, spare: int) -> list[Row]:
     hot_and_power = width >= 34
     tail = 5 + 9 + (10 if hot_and_power else 0)
     number = 3 if len(gpus) < 100 else 4
@@ -56,17 +105,35 @@ def _single(view: View, gpus: Sequence[Gpu], width: int) -> list[Row]:
     if hot_and_power:
         header.append((right("°C", 5) + right("W", 5), "dim"))
     rows = [header]
-    for gpu in gpus:
-        row: Row = [
-            (left(str(gpu.index), number), "label"),
-            *meter(gpu.utilization, size, "scaling"),
-        ]
-        row += [*_busy(gpu), *_memory(gpu, 9)]
-        if hot_and_power:
+    for gpu, holders in zip(gpus, _shown_holders(gpus, spare), strict=True):
+        row: Row = [(left(str(gpu.index), number), "label")]
+        if gpu.fault is not None:
+            row += _fault(gpu.fault, width - number)
+        else:
+            row += [*meter(gpu.utilization, size, "scaling"), *_busy(gpu), *_memory(gpu, 9)]
+        if gpu.fault is None and hot_and_power:
             row.append(_celsius(view, gpu.temperature_c, 5))
             row.append((right("–" if gpu.power_w is None else f"{gpu.power_w:.0f}", 5), "label"))
         rows.append(row)
+        rows += [_holder(holder, gpu, number, size + 5) for holder in holders]
     return rows
+
+
+def _holder(holder: _Holder, gpu: Gpu, indent: int, width: int) -> Row:
+    """One of those on a GPU, its memory below the GPU's own."""
+    row: Row = [(" " * indent, "")]
+    if holder.stranger:
+        row += [("▲ ", "warn!"), (left(holder.name, width - 2), "text")]
+    else:
+        row.append((left(holder.name, width), "label"))
+    total = len("/" + gib(gpu.memory_total_bytes))
+    size = gib(holder.memory_bytes)
+    row.append((right(size, 9 - total), "dim" if holder.memory_bytes is None else "label"))
+    return row
+
+
+def _fault(fault: str, width: int) -> Row:
+    return [("✖ ", "crit!"), (left(fault, width - 2), "crit")]
 
 
 def _double(view: View, gpus: Sequence[Gpu], width: int) -> list[Row]:
@@ -82,8 +149,12 @@ def _double(view: View, gpus: Sequence[Gpu], width: int) -> list[Row]:
         for gpu in gpus[y::split][:2]:
             if row:
                 row.append(("   ", ""))
-            row += [(left(str(gpu.index), 3), "label"), *meter(gpu.utilization, size, "scaling")]
-            row += [*_busy(gpu), _celsius(view, gpu.temperature_c, 5)]
+            row.append((left(str(gpu.index), 3), "label"))
+            if gpu.fault is not None:
+                row += _fault(gpu.fault, size + 10)
+                continue
+            row += [*meter(gpu.utilization, size, "scaling"), *_busy(gpu)]
+            row.append(_celsius(view, gpu.temperature_c, 5))
         rows.append(row)
     return rows
 
@@ -114,7 +185,10 @@ def _nodes(view: View, gpus: Sequence[Gpu], width: int, room: int) -> list[Row]:
         busy = [g.utilization for g in members if g.utilization is not None]
         used = [g.memory_used_bytes for g in members if g.memory_used_bytes is not None]
         heat = [g.temperature_c for g in members if g.temperature_c is not None]
-        bars: list[Span] = [("".join(bar(g.utilization) for g in members), "scaling6")]
+        bars: list[Span] = [
+            ("✖", "crit!") if g.fault is not None else (bar(g.utilization), "scaling6")
+            for g in members
+        ]
         mean = sum(busy) / len(busy) if busy else None
         rows.append(
             [

@@ -4,12 +4,9 @@ from __future__ import annotations
 
 from vllm_console.snapshot import Latency, Quantiles
 from vllm_console.ui.format import NONE, figure
+from vllm_console.ui.percentile import percentile
 from vllm_console.ui.rows import Row, left, right
 from vllm_console.ui.view import View
-
-P95_EVENTS = 60
-P99_EVENTS = 300
-"""Fewer events in the window than this make a P95 or P99 mostly noise: it is drawn dim."""
 
 _ROWS = (
     ("TTFT", "ttft_s", "ttft_p95_s", 1e3),
@@ -45,16 +42,14 @@ def draw(view: View, width: int, height: int) -> list[Row]:
             *((right(t, column), "dim") for t in ("p95", "p99", "SLO")),
         ]
     ]
-    for label, field, target, scale in _ROWS[: max(0, height - 1)]:
+    for label, field, aim, scale in _ROWS[: max(0, height - 1)]:
         quantiles: Quantiles = getattr(load.latency, field)
-        slo = getattr(model.slo, target) if target else None
+        slo = getattr(model.slo, aim) if aim else None
         row: Row = [(left(label, 8), "label"), (left("ms" if scale > 1 else "s", first - 8), "dim")]
-        row.append(_cell(quantiles.p50, scale, None, "text", column))
-        enough = quantiles.count >= P95_EVENTS
-        row.append(_cell(quantiles.p95, scale, slo, "value" if enough else "dim", column))
-        enough = quantiles.count >= P99_EVENTS
-        row.append(_cell(quantiles.p99, scale, slo, "value" if enough else "dim", column))
-        row.append(_cell(slo, scale, None, "label", column))
+        for name in ("p50", "p95", "p99"):
+            row.append(_percentile(quantiles, name, scale, slo, column))
+        target = (NONE, "dim") if slo is None else (figure(slo * scale), "label")
+        row.append((right(target[0], column), target[1]))
         rows.append(row)
     return rows
 
@@ -63,11 +58,14 @@ def _told(latency: Latency) -> bool:
     return latency.ttft_s.p50 is not None or latency.itl_s.p50 is not None
 
 
-def _cell(
-    value: float | None, scale: float, slo: float | None, ink: str, width: int
+def _percentile(
+    quantiles: Quantiles, name: str, scale: float, slo: float | None, width: int
 ) -> tuple[str, str]:
-    if value is None:
+    """One percentile: a bracket where its bucket is wide, dim where it comes of few events."""
+    shown = percentile(quantiles, name)
+    if shown is None:
         return right(NONE, width), "dim"
-    if slo is not None and value > slo and ink == "value":
-        ink = "crit!" if value > 1.5 * slo else "warn!"
-    return right(figure(value * scale), width), ink
+    ink = "text" if name == "p50" else "dim" if shown.thin else "value"
+    if ink == "value" and shown.over(slo):
+        ink = "crit!" if slo is not None and shown.over(1.5 * slo) else "warn!"
+    return right(shown.mark + figure(shown.value * scale), width), ink

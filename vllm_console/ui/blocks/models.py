@@ -7,6 +7,7 @@ from typing import Any
 
 from vllm_console.snapshot import Model, Worker
 from vllm_console.ui.format import NONE, count, figure, percent, sig3, tokens
+from vllm_console.ui.percentile import percentile
 from vllm_console.ui.rows import Row, cut, cut_left, fill, ground, left, level, quiet, right
 from vllm_console.ui.states import look
 from vllm_console.ui.view import Entry, View, staleness, telling
@@ -165,10 +166,11 @@ def _cell(
             (tail, ink if ink.endswith("!") else "label" if not waiting else "text"),
         ]
     if name == "ttft":
-        value = get("latency").ttft_s.p95
-        slo = model.slo.ttft_p95_s
-        ink = "dim" if value is None else "warn!" if slo and value > slo else "text"
-        return [(right(NONE if value is None else figure(value * 1e3), size), ink)]
+        shown = percentile(get("latency").ttft_s, "p95")
+        if shown is None:
+            return [(right(NONE, size), "dim")]
+        ink = "warn!" if shown.over(model.slo.ttft_p95_s) else "text"
+        return [(right(shown.mark + figure(shown.value * 1e3), size), ink)]
     if name == "requests":
         value = get("requests_per_s")
         return [(right(NONE if value is None else sig3(value), size), "text" if value else "dim")]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from vllm_console.ui.blocks.mirrored import Side, mirrored
 from vllm_console.ui.format import count, duration
 from vllm_console.ui.graphs import nice
+from vllm_console.ui.percentile import percentile
 from vllm_console.ui.rows import Row, Span, known, level, quiet
 from vllm_console.ui.view import View
 
@@ -26,11 +27,11 @@ def draw(view: View, width: int, height: int) -> list[Row]:
     if capacity is not None:
         up += [(" of ", "dim"), (count(capacity), "label")]
     limit = view.limit("waiting")
-    queue = load.latency.queue_s.p95
+    queue = percentile(load.latency.queue_s, "p95")
     down: list[Span] = [(count(load.waiting), level(load.waiting, limit.warn, limit.crit))]
     if queue is not None:
-        number, unit = duration(queue)
-        down += [("  p95 wait ", "dim"), (number, "label"), (" " + unit, "dim")]
+        number, unit = duration(queue.value)
+        down += [("  p95 wait ", "dim"), (queue.mark + number, "label"), (" " + unit, "dim")]
     top = nice(max([8.0, *(v for v in waiting if v is not None)]))
     return mirrored(
         Side("running", "batching", tuple(up), running, scale),

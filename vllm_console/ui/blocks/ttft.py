@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from vllm_console.ui.blocks.latency import P95_EVENTS
 from vllm_console.ui.format import duration
 from vllm_console.ui.graphs import area, nice
+from vllm_console.ui.percentile import percentile
 from vllm_console.ui.rows import Row, head, quiet
 from vllm_console.ui.view import View
 
@@ -17,13 +17,14 @@ def draw(view: View, width: int, height: int) -> list[Row]:
     quantiles, slo = load.latency.ttft_s, model.slo.ttft_p95_s
     values = view.trend("ttft_p95_s", width)
     present = [v for v in values if v is not None]
-    number, unit = duration(quantiles.p95)
+    shown = percentile(quantiles, "p95")
+    number, unit = duration(shown.value if shown else None)
     ink = "value"
-    if quantiles.p95 is None or quantiles.count < P95_EVENTS:
+    if shown is None or shown.thin:
         ink = "dim"
-    elif slo is not None and quantiles.p95 > slo:
+    elif shown.over(slo):
         ink = "warn!"
-    end = [(number, ink), (" " + unit if unit else "", "dim")]
+    end = [((shown.mark if shown else "") + number, ink), (" " + unit if unit else "", "dim")]
     if slo is not None:
         target, target_unit = duration(slo)
         end += [("  target ", "dim"), (target, "label"), (" " + target_unit, "dim")]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
 from textual import events
 from textual.app import ComposeResult
@@ -10,13 +10,11 @@ from textual.binding import Binding
 from textual.screen import ModalScreen
 
 from vllm_console.snapshot import Model
+from vllm_console.ui.application import application
 from vllm_console.ui.format import count
 from vllm_console.ui.lines import Lines
 from vllm_console.ui.rows import Row, wrap
 from vllm_console.ui.view import View
-
-if TYPE_CHECKING:
-    from vllm_console.ui.console import Console
 
 
 def consequence(verb: str, model: Model) -> str:
@@ -69,7 +67,7 @@ class Confirm(ModalScreen[None]):
 
     def action_yes(self) -> None:
         """Do it."""
-        app: Console = self.app  # type: ignore[assignment]
+        app = application(self)
         self.dismiss()
         app.command(self._verb, self._model.name)
 

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from textual.screen import Screen
 
+from vllm_console.ui.application import Application, application
 from vllm_console.ui.blocks.key_line import Notice
 from vllm_console.ui.key_line import KeyLine
 from vllm_console.ui.view import View
-
-if TYPE_CHECKING:
-    from vllm_console.ui.console import Console
 
 CHANGING = frozenset({"load", "unload", "restart"})
 """Actions that change the fleet."""
@@ -32,10 +28,9 @@ class Painted(Screen[None]):
         return not (action in CHANGING and self.console_app.readonly)
 
     @property
-    def console_app(self) -> Console:
+    def console_app(self) -> Application:
         """The application, typed."""
-        app: Console = self.app  # type: ignore[assignment]
-        return app
+        return application(self)
 
     def on_screen_resume(self) -> None:
         """What changed while another screen covered this one is painted now."""
