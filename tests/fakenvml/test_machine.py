@@ -9,10 +9,14 @@ from collections.abc import Callable
 import pytest
 
 from tests.fakenvml.fake import GIB, FakeDriver
+from vllm_console import http1, snapshot
 from vllm_console.control.machine import Machine, process_name
 from vllm_console.devices.nvml import Nvml
 from vllm_console.devices.ownership import PATIENCE_S
-from vllm_console.errors import ConsoleError
+from vllm_console.snapshot import Failure
+from vllm_console.workers.launch import Handle, LaunchFailed, LaunchSpec
+from vllm_console.workers.states import Cause, State
+from vllm_console.workers.worker import Worker
 
 GONE = 2**22 + 1
 """A pid that Linux never gives: it ends at 2**22."""
@@ -142,11 +146,61 @@ def test_the_host_is_read_on_while_the_driver_hangs_and_a_start_then_says_why_it
         start = asyncio.ensure_future(machine.settled())
         await asyncio.sleep(0)
         clock.now += PATIENCE_S
-        with pytest.raises(ConsoleError, match="does not answer for 42 s: see whether"):
+        with pytest.raises(LaunchFailed, match="does not answer for 42 s: see whether") as raised:
             await asyncio.wait_for(start, 5)
+        assert raised.value.failure.cause == Cause.DRIVER_SILENT
         driver.let_go()
         await asyncio.wait_for(machine.settled(), 5)
         assert machine.held == frozenset()
+
+    asyncio.run(main())
+
+
+class FakeLauncher:
+    """Refuses every launch, so that a test sees that one was tried."""
+
+    def expected_s(self, model: str, revision: int) -> float | None:
+        return None
+
+    async def launch(self, spec: LaunchSpec, environment: object) -> Handle:
+        raise LaunchFailed(Failure(Cause.ENGINE_MISSING, "no such program", "install it", ""))
+
+
+def test_a_worker_waits_for_a_silent_driver_and_starts_once_it_answers(
+    driver: FakeDriver, machine: Machine, clock: FakeClock
+) -> None:
+    async def prepare() -> tuple[LaunchSpec, dict[str, str]]:
+        await machine.settled()
+        return LaunchSpec("tiny-1", "tiny", 1, (), 1, ()), {}
+
+    async def main() -> None:
+        await machine.read({})
+        driver.state.hang = 1
+        await machine.read({})
+        clock.now += PATIENCE_S
+        views: list[snapshot.Worker] = []
+        worker = Worker(
+            "tiny-1",
+            "tiny",
+            prepare=prepare,
+            launcher=FakeLauncher(),  # type: ignore[arg-type]
+            http=http1.Pool(),
+            on_change=lambda _, view: views.append(view),
+            node="n",
+        )
+        worker.load()
+        await until(lambda: worker.state is State.STARTING)
+        clock.now += PATIENCE_S
+        await until(lambda: worker.state is State.BACKOFF)
+        failure = views[-1].failure
+        assert failure is not None
+        assert (failure.cause, "nvidia-smi" in failure.remedy) == ("driver-silent", True)
+        assert "the NVIDIA driver does not answer for" in failure.line
+        driver.let_go()
+        await until(lambda: worker.state is State.FAILED)
+        assert worker.view.failure is not None
+        assert worker.view.failure.cause == "engine-missing"
+        await worker.close()
 
     asyncio.run(main())
 

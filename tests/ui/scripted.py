@@ -30,6 +30,7 @@ from vllm_console.snapshot import (
     Slo,
     Snapshot,
     Worker,
+    thin,
 )
 from vllm_console.ui.trends import Trends
 
@@ -68,7 +69,8 @@ def wave(t: float, period: float, low: float, high: float, phase: float = 0.0) -
 
 def quantiles(median: float, count: int, spread: float = 1.0) -> Quantiles:
     """A latency whose tail grows with `spread`."""
-    return Quantiles(median, median * 2.1 * spread, median * 3.4 * spread, count)
+    p95, p99 = median * 2.1 * spread, median * 3.4 * spread
+    return Quantiles(median, p95, p99, count, thin=thin(count))
 
 
 @dataclass(frozen=True, slots=True)

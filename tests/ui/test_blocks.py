@@ -9,12 +9,13 @@ from datetime import UTC
 
 import pytest
 
-from tests.ui.scripted import LabFleet, played
+from tests.ui.scripted import GIB, LabFleet, played
 from vllm_console.snapshot import (
     Alert,
     Daemon,
     Engine,
     Gateway,
+    GpuProcess,
     Latency,
     Load,
     Memory,
@@ -28,6 +29,7 @@ from vllm_console.snapshot import (
 from vllm_console.ui.blocks import BLOCKS, alert_line, events, fleet_line, worker, worker_line
 from vllm_console.ui.blocks.key_line import Notice, rows
 from vllm_console.ui.panels import load_panels
+from vllm_console.ui.percentile import percentile
 from vllm_console.ui.rows import length, text_of
 from vllm_console.ui.trends import Trends
 from vllm_console.ui.view import Limit, View
@@ -273,9 +275,32 @@ def test_latency_is_dim_where_too_few_requests_stand_behind_it() -> None:
     ]
     assert [ink for _, ink in rows_[1][2:]] == ["text", "value", "dim", "label"]
     assert [ink for _, ink in rows_[2][2:]] == ["text", "value", "value", "label"]
-    few = replace(LLAMA, load=Load(latency=Latency(ttft_s=Quantiles(0.1, 0.9, 1.9, 12))))
+    few = replace(
+        LLAMA, load=Load(latency=Latency(ttft_s=Quantiles(0.1, 0.9, 1.9, 12, thin=("p95", "p99"))))
+    )
     row = BLOCKS["latency"].draw(with_model(few), 35, 9)[1]
     assert [ink for _, ink in row[2:]] == ["text", "dim", "dim", "label"]
+
+
+def test_a_percentile_of_a_wide_bucket_is_drawn_as_its_sure_end() -> None:
+    wide = Quantiles(
+        0.02, 0.06, 0.09, 400,
+        p50_between=(0.0, 0.025), p95_between=(0.05, 0.075), p99_between=(0.08, None),
+    )  # fmt: skip
+    model = replace(LLAMA, load=Load(latency=Latency(itl_s=wide, ttft_s=wide)))
+    itl = BLOCKS["latency"].draw(with_model(model), 35, 9)[2]
+    assert "".join(text for text, _ in itl) == "ITL     ms    ≤25   ≤75   >80    50"
+    assert [ink for _, ink in itl[2:]] == ["text", "warn!", "crit!", "label"]
+    ttft = BLOCKS["ttft"].draw(with_model(model), 60, 5)[0]
+    assert ("≤75", "value") in ttft
+
+
+def test_a_bracket_that_may_hold_the_target_is_not_over_it() -> None:
+    for between, over in (((0.025, 0.05), False), ((0.04, 0.06), False), ((0.05, 0.075), True)):
+        shown = percentile(Quantiles(None, 0.05, None, 400, p95_between=between), "p95")
+        assert shown is not None
+        assert shown.over(0.05) is over
+        assert not shown.over(None)
 
 
 def test_latency_over_its_target_is_amber_then_red() -> None:
@@ -383,6 +408,55 @@ def test_gpus_one_a_row_two_a_row_or_a_node_a_row() -> None:
     assert nodes[0].split() == ["nodes", "busy", "GiB", "°C"]
     assert [line.split()[0] for line in nodes[1:]] == [f"lab-a-{n}" for n in range(1, 9)]
     assert drawn("devices", 35, 5, view(None, many)).splitlines()[-1] == "and 40 GPUs more"
+
+
+def occupied(*, fault: str | None = None) -> Snapshot:
+    """Two of our GPUs: a worker of two processes with a stranger, and a worker or a fault."""
+    first = (
+        GpuProcess(4242, 20 * GIB, None, "python"),
+        GpuProcess(51_000, 60 * GIB, "llama-70b-1", "VLLM::Worker_TP"),
+        GpuProcess(51_001, 40 * GIB, "llama-70b-1", "VLLM::Worker_TP"),
+        GpuProcess(77, None, None, None),
+    )
+    second = (GpuProcess(51_002, None, "qwen3-32b-1", "VLLM::EngineCor"),)
+    one, two, *_ = SNAPSHOT.gpus
+    gpus = (replace(one, processes=first), replace(two, processes=second, fault=fault))
+    return replace(SNAPSHOT, gpus=gpus)
+
+
+def test_who_is_on_a_gpu_stands_below_it_where_there_is_room() -> None:
+    assert drawn("devices", 35, 9, view(snapshot=occupied())).splitlines()[1:] == [
+        drawn("devices", 35, 9).splitlines()[1],
+        "   ▲ 4242 python 20.0",
+        "   ▲ pid 77         –",
+        "   llama-70b-1    100",
+        drawn("devices", 35, 9).splitlines()[2],
+        "   qwen3-32b-1      –",
+    ]
+    strangers = drawn("devices", 35, 5, view(snapshot=occupied())).splitlines()
+    assert [line.split()[0] for line in strangers] == ["GPUs", "0", "▲", "▲", "1"]
+    none = drawn("devices", 35, 4, view(snapshot=occupied())).splitlines()
+    assert [line.split()[0] for line in none] == ["GPUs", "0", "1"]
+
+
+def test_a_gpu_block_asks_for_rows_for_strangers_before_rows_for_the_fleets_own() -> None:
+    of = view(snapshot=occupied())
+    ask = BLOCKS["devices"].ask
+    assert ask is not None
+    assert [ask(of, 35, height) for height in (8, 9, 20, 21)] == [3, 5, 5, 7]
+    assert ask(view(), 35, 40) == 9
+
+
+def test_a_gpu_that_answers_no_more_says_so_in_place_of_numbers() -> None:
+    lost = view(snapshot=occupied(fault="fallen off the bus"))
+    assert drawn("devices", 35, 3, lost).splitlines()[2] == "1  ✖ fallen off the bus"
+    assert ("✖ ", "crit!") in BLOCKS["devices"].draw(lost, 35, 3)[2]
+    eight = tuple(replace(gpu, fault="fallen off the bus") for gpu in SNAPSHOT.gpus)
+    two = drawn("devices", 50, 5, view(snapshot=replace(SNAPSHOT, gpus=eight))).splitlines()
+    assert two[1] == "0  ✖ fallen off the bus   4  ✖ fallen off the bus"
+    many = played(LabFleet(models=64, gpus=64), 1)[0]
+    gone = replace(many, gpus=tuple(replace(gpu, fault="gone") for gpu in many.gpus))
+    assert drawn("devices", 35, 9, view(None, gone)).splitlines()[1].count("✖") == 8
 
 
 def test_a_hot_gpu_is_amber() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import pairwise
 
 import pytest
@@ -76,6 +77,21 @@ def test_a_restart_takes_nothing_away() -> None:
     ):
         totals.add("a", _sample(at, tokens, start=start))
     assert _tokens(totals, 3.0) == 115
+
+
+def test_engines_that_come_and_go_add_what_was_counted_while_they_were_there() -> None:
+    totals = Totals()
+    two = {"0": {"generation_tokens": 1.0}, "1": {"generation_tokens": 1.0}}
+    for at, tokens, engines in (
+        (0.0, 100.0, {}),
+        (1.0, 110.0, {}),
+        (2.0, 900.0, two),
+        (3.0, 905.0, two),
+        (4.0, 120.0, {}),
+        (5.0, 121.0, {}),
+    ):
+        totals.add("a", replace(_sample(at, tokens), engines=engines))
+    assert _tokens(totals, 5.0) == 10 + 5 + 1
 
 
 def test_gauges_are_those_of_fresh_workers() -> None:

@@ -6,7 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from vllm_console.telemetry.names import METRICS, VERSIONS, Kind, Metric, Source, wire_names
+from vllm_console.telemetry.metric import Kind, Metric, Source, wire_names
+from vllm_console.telemetry.names import AVERAGED, DERIVED, MARKS, METRICS, VERSIONS
+from vllm_console.telemetry.parse import parse
+from vllm_console.telemetry.unread import UNREAD
 
 _TABLE = Path(__file__).parent / "data" / "metric_names_by_version.txt"
 
@@ -36,7 +39,7 @@ def test_the_versions_are_those_of_the_table() -> None:
     [
         pytest.param(metric, source, id=source.name)
         for metric, source in _sources()
-        if source.name.startswith("vllm:")
+        if source.name.startswith("vllm:") and not source.name.endswith("_created")
     ],
 )
 def test_a_source_exists_in_exactly_the_versions_it_claims(metric: Metric, source: Source) -> None:
@@ -49,10 +52,54 @@ def test_a_source_exists_in_exactly_the_versions_it_claims(metric: Metric, sourc
     assert found == claimed
 
 
-def test_every_metric_that_lives_has_a_source_in_the_newest_version_first() -> None:
+def test_the_newest_source_of_a_metric_stands_first() -> None:
     for metric in METRICS:
-        assert metric.sources[0].last is None
         assert all(source.last is not None for source in metric.sources[1:])
+        firsts = [VERSIONS.index(source.first) for source in metric.sources]
+        assert firsts == sorted(firsts, reverse=True)
+
+
+def test_every_source_names_the_file_that_defines_it() -> None:
+    assert all(source.file.endswith(".py") for _, source in _sources())
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_every_name_of_a_version_is_read_or_stands_with_a_reason(version: str) -> None:
+    read = {name for metric, source in _sources() for name in (source.name, source.name + "_total")}
+    names = _names_by_version()[version]
+    assert names - read - set(UNREAD) == set()
+    assert not read & set(UNREAD)
+
+
+def _line(metric: Metric, source: Source) -> str:
+    labels = 'engine="0"' + (f',{metric.split}="x"' if metric.split else "")
+    lines = [f"{name}{{{labels}}} 1" for name in wire_names(metric, source)]
+    if metric.kind is Kind.HISTOGRAM:
+        lines[0] = lines[0].replace("}", ',le="+Inf"}')
+    return "\n".join(lines)
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_a_text_of_a_version_gives_all_of_our_names_that_the_version_knows(version: str) -> None:
+    known = _names_by_version()[version]
+    has = {
+        metric: source
+        for metric, source in reversed(_sources())
+        if {source.name, source.name + "_total"} & known
+    }
+    sample = parse("\n".join([*(_line(*one) for one in has.items()), ""]).encode())
+    got = {*sample.counters, *sample.gauges, *sample.histograms}
+    assert len(has) > 10
+    assert {
+        f"{metric.name}:x" if metric.split else metric.name
+        for metric in has
+        if metric.kind not in (Kind.INFO, Kind.STAMPED)
+    } <= got
+
+
+def test_nothing_stands_as_unread_that_no_version_has() -> None:
+    assert set(UNREAD) <= set().union(*_names_by_version().values())
+    assert all(UNREAD.values())
 
 
 def test_no_wire_name_belongs_to_two_sources() -> None:
@@ -61,5 +108,7 @@ def test_no_wire_name_belongs_to_two_sources() -> None:
 
 
 def test_our_names_are_unique_and_explained() -> None:
-    assert len({metric.name for metric in METRICS}) == len(METRICS)
+    assert len({metric.name for metric in METRICS} | set(DERIVED)) == len(METRICS) + len(DERIVED)
+    assert {"kv_cache_usage", "host_kv_cache_usage"} == AVERAGED
+    assert {metric.name for metric in METRICS} >= MARKS
     assert all(metric.meaning.endswith((".", "…", ")")) for metric in METRICS)

@@ -5,19 +5,21 @@ from __future__ import annotations
 import gzip
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from prometheus_client.parser import text_string_to_metric_families
 
-from vllm_console.telemetry.names import METRICS, Kind, wire_names
+from vllm_console.telemetry.metric import Kind, Metric, wire_names
+from vllm_console.telemetry.names import DERIVED, METRICS
 from vllm_console.telemetry.parse import ParseError, Parser, parse
 from vllm_console.telemetry.sample import Histogram, Sample
 
 _DATA = Path(__file__).parent / "data"
-_REAL = ("idle", "loaded", "loaded_peak", "dp2")
+_REAL = ("idle", "loaded", "loaded_peak", "dp2", "fine_buckets", "generated")
 
 
 def _real(name: str) -> bytes:
@@ -34,6 +36,7 @@ def _oracle(text: str) -> Sample:
     gauges: dict[str, float] = {}
     histograms: dict[str, Histogram] = {}
     info: dict[str, str] = {}
+    engines: dict[str, dict[str, float]] = {}
     for metric in METRICS:
         for source in metric.sources:
             found = [by_name.get(name, []) for name in wire_names(metric, source)]
@@ -43,17 +46,27 @@ def _oracle(text: str) -> Sample:
             continue
         values = [value for _, value in found[0]]
         if metric.kind is Kind.INFO:
-            info = {k: v for k, v in found[0][0][0].items() if k != "engine"}
-        elif metric.kind is Kind.GAUGE:
-            gauges[metric.name] = math.fsum(values) / (len(values) if metric.averaged else 1)
-        elif metric.kind is Kind.COUNTER:
-            counters[metric.name] = math.fsum(values)
-            parts: dict[str, list[float]] = {}
-            for labels, value in found[0]:
-                if metric.split in labels:
-                    parts.setdefault(labels[metric.split], []).append(value)
-            for part, part_values in parts.items():
-                counters[f"{metric.name}:{part}"] = math.fsum(part_values)
+            info |= {k: v for k, v in found[0][0][0].items() if k != "engine"}
+            tokens = [_capacity(labels) for labels, _ in found[0]]
+            if None not in tokens:
+                gauges["kv_cache_tokens"] = math.fsum(n for n in tokens if n is not None)
+        elif metric.kind is Kind.STAMPED:
+            newest = max(found[0], key=lambda one: one[1])[0]
+            info |= newest
+            for state in ("running", "waiting"):
+                adapters = newest.get(f"{state}_lora_adapters")
+                if adapters is not None:
+                    gauges[f"lora_{state}"] = len(adapters.split(",")) if adapters else 0
+        elif metric.kind is not Kind.HISTOGRAM:
+            scalars = gauges if metric.kind is Kind.GAUGE else counters
+            if metric.whole:
+                scalars[metric.name] = _fold(metric, values)
+            for part, part_values in _by_label(found[0], metric.split).items():
+                scalars[f"{metric.name}:{part}"] = _fold(metric, part_values)
+            apart = _by_label(found[0], "engine")
+            if metric.by_engine and len(apart) > 1:
+                for engine, own in apart.items():
+                    engines.setdefault(engine, {})[metric.name] = _fold(metric, own)
         else:
             buckets: dict[float, list[float]] = {}
             for labels, value in found[0]:
@@ -64,7 +77,28 @@ def _oracle(text: str) -> Sample:
                 tuple(math.fsum(buckets[bound]) for bound in bounds),
                 math.fsum(value for _, value in found[1]),
             )
-    return Sample(0.0, counters, gauges, histograms, info)
+    return Sample(0.0, counters, gauges, histograms, info, engines)
+
+
+def _fold(metric: Metric, values: list[float]) -> float:
+    return math.fsum(values) / (len(values) if metric.averaged else 1)
+
+
+def _by_label(
+    series: list[tuple[dict[str, str], float]], label: str | None
+) -> dict[str, list[float]]:
+    found: dict[str, list[float]] = {}
+    for labels, value in series:
+        if label in labels:
+            found.setdefault(labels[label], []).append(value)
+    return found
+
+
+def _capacity(labels: dict[str, str]) -> int | None:
+    if labels.get("kv_cache_size_tokens", "").isdecimal():
+        return int(labels["kv_cache_size_tokens"])
+    blocks, size = labels.get("num_gpu_blocks", ""), labels.get("block_size", "")
+    return int(blocks) * int(size) if blocks.isdecimal() and size.isdecimal() else None
 
 
 @pytest.mark.parametrize("name", _REAL)
@@ -73,14 +107,44 @@ def test_a_real_scrape_reads_as_prometheus_client_reads_it(name: str) -> None:
     assert parse(body) == _oracle(body.decode())
 
 
+_NOT_EVERYWHERE = {
+    "corrupted_requests",
+    "host_kv_cache_usage",
+    "kv_block_idle_s",
+    "kv_block_lifetime_s",
+    "kv_block_reuse_gap_s",
+    "kv_fetch",
+    "lora_info",
+    "lora_running",
+    "lora_waiting",
+    "sleep_operations",
+    "spec_accepted_at",
+    "spec_accepted_tokens",
+    "spec_draft_tokens",
+    "spec_drafts",
+    "spec_emitted_tokens",
+    "swapped",
+}
+"""What a plain vLLM 0.32 does not export: old names, and those of features that are off."""
+
+
 def test_a_real_scrape_has_every_name_of_the_vocabulary() -> None:
     sample = parse(_real("loaded"))
-    names = {*sample.counters, *sample.gauges, *sample.histograms}
-    assert {m.name for m in METRICS if m.kind is not Kind.INFO} <= names
+    names = {name.partition(":")[0] for part in (sample.counters, sample.gauges) for name in part}
+    names |= set(sample.histograms)
+    ours = {m.name for m in METRICS if m.kind is not Kind.INFO} | set(DERIVED)
+    assert ours - names == _NOT_EVERYWHERE
     assert sample.counters["requests_finished"] == 45
     assert sample.counters["requests_finished:length"] == 45
     assert sample.histograms["itl_s"].count == 48840
     assert sample.info["num_gpu_blocks"] == "64"
+    assert sample.gauges["kv_cache_tokens"] == 64 * 128
+    assert sample.gauges["sleep:awake"] == 1
+    assert sample.gauges["waiting_for:capacity"] == 0
+    assert "sleep" not in sample.gauges
+    assert sample.counters["prompt_tokens_from:local_cache_hit"] == 6016
+    assert sample.counters["admission_rejections"] == 0
+    assert sample.histograms["max_tokens"].count == 45
     assert sample.info["cache_dtype"] == "auto"
 
 
@@ -89,6 +153,42 @@ def test_two_engines_are_one_sample() -> None:
     assert sample.counters["prefix_cache_queries"] == 5673 + 4804
     assert "process_start_time" not in sample.gauges
     assert "engine" not in sample.info
+    assert sample.engines.keys() == {"0", "1"}
+    apart = [engine["generation_tokens"] for engine in sample.engines.values()]
+    assert sum(apart) == sample.counters["generation_tokens"] > max(apart) > 0
+    assert parse(_real("loaded")).engines == {}
+
+
+_LORA = b"""\
+vllm:lora_requests_info{max_lora="4",waiting_lora_adapters="",running_lora_adapters="a,b"} 100.0
+vllm:lora_requests_info{max_lora="4",waiting_lora_adapters="c",running_lora_adapters="a"} 90.0
+"""
+
+
+def test_the_adapters_of_now_are_those_of_the_newest_stamp() -> None:
+    parser = Parser()
+    sample = parser.parse(_LORA, 0.0)
+    assert (sample.gauges["lora_running"], sample.gauges["lora_waiting"]) == (2, 0)
+    assert sample.info["running_lora_adapters"] == "a,b"
+    sample = parser.parse(_LORA.replace(b"} 90.0", b"} 110.0"), 1.0)
+    assert (sample.gauges["lora_running"], sample.gauges["lora_waiting"]) == (1, 1)
+    assert (sample.info["running_lora_adapters"], sample.info["max_lora"]) == ("a", "4")
+
+
+@pytest.mark.parametrize(
+    ("labels", "tokens"),
+    [
+        (b'kv_cache_size_tokens="4096",num_gpu_blocks="9",block_size="16"', 4096.0),
+        (b'kv_cache_size_tokens="None",num_gpu_blocks="9",block_size="16"', 144.0),
+        (b'num_gpu_blocks="9",block_size="16"', 144.0),
+        (b'num_gpu_blocks="None",block_size="16"', None),
+    ],
+)
+def test_the_size_of_the_kv_cache_is_known_where_the_engine_says_it(
+    labels: bytes, tokens: float | None
+) -> None:
+    sample = parse(b"vllm:cache_config_info{" + labels + b"} 1.0\n")
+    assert sample.gauges.get("kv_cache_tokens") == tokens
 
 
 def test_reading_on_gives_what_reading_anew_gives() -> None:
@@ -163,7 +263,7 @@ _RUNNING = b'vllm:num_requests_running{engine="0"} 2.0'
         (b" \n\n", "empty answer"),
         (b"<html><body>502 Bad Gateway</body></html>\n", "not Prometheus text: '<html>"),
         (b'{"detail": "Not Found"}\n', "line 1 is not Prometheus text: "),
-        (b"\x1f\x8b\x08\x00\x00\n", "line 1 is not Prometheus text: "),
+        (b"\x1f\x8b\x08\x00\x00\n", "not Prometheus text: compressed"),
         (b"up 1\nother 2\n", "no vLLM metric among 2 series"),
         (_BASE[:-1], "cut off: the last line has no end: 'vllm:time_to_first_token_seconds_sum"),
         (_BASE[:-40], "cut off: the last line has no end"),
@@ -203,66 +303,120 @@ def test_what_is_not_whole_and_consistent_is_an_error_of_one_line(body: bytes, r
         assert parser.parse(_BASE, 0.0) == parse(_BASE)
 
 
+def test_a_number_in_the_place_of_a_series_is_no_value_of_it() -> None:
+    warm = Parser()
+    warm.parse(_BASE, 0.0)
+    with pytest.raises(ParseError, match="line 3 is not Prometheus text"):
+        warm.parse(_BASE.replace(b'vllm:num_requests_running{engine="0"} 2.0', b"123"), 0.0)
+
+
 _COUNTS = st.integers(0, 10**12)
 _LABEL_TEXT = st.text(st.characters(codec="utf-8", exclude_characters="\r\n"), max_size=6)
-_NUMBER_FORMATS = st.sampled_from(["{!r}", "{:.17g}", "{:e}"])
 
 
 def _escape(text: str) -> str:
     return text.replace("\\", "\\\\").replace("\n", "\\n").replace('"', '\\"')
 
 
-def _line(name: str, labels: Sequence[tuple[str, str]], value: str) -> str:
-    inner = ",".join(f'{k}="{_escape(v)}"' for k, v in labels)
-    return f"{name}{{{inner}}} {value}" if inner else f"{name} {value}"
+_SOURCES = [(metric, source) for metric in METRICS for source in metric.sources]
+_SPLIT_TEXT = st.one_of(st.sampled_from(["stop", "0", "capacity"]), _LABEL_TEXT)
+
+
+@dataclass(frozen=True)
+class _Family:
+    """One metric of a made-up vLLM: what its lines hold, not yet how they are spelt."""
+
+    name: str
+    kind: str
+    lines: tuple[tuple[str, tuple[tuple[str, str], ...], float], ...]
 
 
 @st.composite
-def _expositions(draw: st.DrawFn) -> str:
-    """Texts of some vLLM: any mix of sources, engines, bounds and number formats."""
-    model = draw(_LABEL_TEXT)
-    engines = [str(n) for n in range(draw(st.integers(1, 3)))]
-    lines = [_line("vllm:always", (), "1")]
-    for metric in METRICS:
-        for source in metric.sources:
-            if not draw(st.booleans()):
-                continue
-            kind = "gauge" if metric.kind is Kind.INFO else str(metric.kind)
-            name = wire_names(metric, source)[0].removesuffix("_bucket")
-            lines += [f"# HELP {name} Words.", f"# TYPE {name} {kind}"]
-            bounds = sorted(draw(st.sets(st.floats(1e-3, 1e6), max_size=4)))
-            for engine in engines:
-                labels = [("engine", engine), ("model_name", model)]
-                form = draw(_NUMBER_FORMATS)
-                if metric.kind is Kind.INFO:
-                    lines.append(_line(name, [*labels, ("dtype", draw(_LABEL_TEXT))], "1.0"))
-                elif metric.kind is Kind.HISTOGRAM:
-                    total = 0
-                    for le in (*map(repr, bounds), "+Inf"):
-                        total += draw(st.integers(0, 1000))
-                        value = form.format(float(total))
-                        lines.append(_line(name + "_bucket", [*labels, ("le", le)], value))
-                    lines.append(_line(name + "_count", labels, form.format(float(total))))
-                    observed = draw(st.floats(0, 1e9))
-                    lines.append(_line(name + "_sum", labels, repr(observed)))
-                elif metric.split is not None:
-                    for part in draw(st.sets(_LABEL_TEXT, min_size=1, max_size=3)):
-                        value = form.format(float(draw(_COUNTS)))
-                        lines.append(_line(name, [*labels, (metric.split, part)], value))
-                else:
-                    lines.append(_line(name, labels, form.format(float(draw(_COUNTS)))))
-    lines.append(_line("python_info", [("text", draw(_LABEL_TEXT))], "NaN"))
+def _families(draw: st.DrawFn, engines: Sequence[str], model: str) -> tuple[_Family, ...]:
+    """Any mix of sources; the same metric may come under its old and its new name."""
+    families = []
+    for metric, source in draw(st.lists(st.sampled_from(_SOURCES), max_size=8, unique=True)):
+        name = wire_names(metric, source)[0].removesuffix("_bucket")
+        bounds = sorted(draw(st.sets(st.floats(1e-3, 1e6), max_size=3)))
+        lines: list[tuple[str, tuple[tuple[str, str], ...], float]] = []
+        for engine in engines:
+            labels = (("engine", engine), ("model_name", model))
+            if metric.kind is Kind.INFO:
+                size = ("kv_cache_size_tokens", draw(st.sampled_from(["None", "4096"])))
+                lines.append((name, (*labels, ("dtype", draw(_LABEL_TEXT)), size), 1.0))
+            elif metric.kind is Kind.STAMPED:
+                lines += [
+                    (name, (("running_lora_adapters", text),), float(draw(_COUNTS)))
+                    for text in draw(st.sets(_LABEL_TEXT, min_size=1, max_size=2))
+                ]
+                break
+            elif metric.kind is Kind.HISTOGRAM:
+                total = 0
+                for le in (*map(repr, bounds), "+Inf"):
+                    total += draw(st.integers(0, 1000))
+                    lines.append((name + "_bucket", (*labels, ("le", le)), float(total)))
+                lines.append((name + "_count", labels, float(total)))
+                lines.append((name + "_sum", labels, draw(st.floats(0, 1e9))))
+            elif metric.split is not None:
+                lines += [
+                    (name, (*labels, (metric.split, part)), float(draw(_COUNTS)))
+                    for part in draw(st.sets(_SPLIT_TEXT, min_size=1, max_size=3))
+                ]
+            else:
+                lines.append((name, labels, float(draw(_COUNTS))))
+        kind = str(metric.kind) if metric.kind is Kind.HISTOGRAM else "gauge"
+        families.append(_Family(name, "counter" if name.endswith("_total") else kind, tuple(lines)))
+    return tuple(families)
+
+
+@st.composite
+def _spelt(draw: st.DrawFn, families: Sequence[_Family]) -> str:
+    """The families as text: any number format, blanks where they may stand, labels in any order."""
+    form = draw(st.sampled_from(["{!r}", "{:.17g}", "{:e}"]))
+    blank = draw(st.sampled_from(["", "", " ", "\t", " \t "]))
+    stamp = draw(st.sampled_from(["", "", " 1700000000000", "\t-5"]))
+    comma = draw(st.sampled_from(["", ","]))
+    order = draw(st.permutations(range(4)))
+    lines = ["vllm:always 1", draw(st.sampled_from(["", blank, "#", "# any words", "#TYPE"]))]
+    for family in families:
+        lines += [f"# HELP {family.name} Words.", f"# TYPE {family.name} {family.kind}"]
+        for name, labels, value in family.lines:
+            ordered = [labels[i] for i in order if i < len(labels)]
+            inner = f"{blank},{blank}".join(f'{k}{blank}={blank}"{_escape(v)}"' for k, v in ordered)
+            number = form.format(value) + stamp + blank
+            lines.append(f"{blank}{name}{blank}{{{blank}{inner}{blank}{comma}}}{blank}{number}")
+    lines.append('python_info{text="' + _escape(draw(_LABEL_TEXT)) + '"} NaN')
     return "\n".join(lines) + "\n"
 
 
-@settings(max_examples=60, deadline=None)
-@given(text=_expositions())
-def test_any_exposition_reads_as_prometheus_client_reads_it(text: str) -> None:
-    ours, oracles = parse(text.encode()), _oracle(text)
-    assert ours.counters == oracles.counters
-    assert ours.gauges == pytest.approx(oracles.gauges, rel=1e-12)
-    assert ours.histograms == oracles.histograms
-    assert ours.info == oracles.info
+@st.composite
+def _scrapes(draw: st.DrawFn) -> list[str]:
+    """Texts of one URL, one after the other: anything may differ from one to the next."""
+    model = draw(_LABEL_TEXT)
+    texts: list[str] = []
+    families: tuple[_Family, ...] = ()
+    for number in range(draw(st.integers(1, 3))):
+        if not number or draw(st.booleans()):
+            engines = [str(n) for n in range(draw(st.integers(1, 3)))]
+            families = draw(_families(engines, model))
+        texts.append(draw(_spelt(families)))
+    return texts
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(texts=_scrapes())
+def test_any_exposition_reads_as_prometheus_client_reads_it(texts: list[str]) -> None:
+    warm = Parser()
+    for text in texts:
+        oracles = _oracle(text)
+        for ours in (parse(text.encode()), warm.parse(text.encode(), 0.0)):
+            assert ours.counters == oracles.counters
+            assert ours.gauges == pytest.approx(oracles.gauges, rel=1e-12)
+            assert ours.histograms == oracles.histograms
+            assert ours.info == oracles.info
+            assert ours.engines.keys() == oracles.engines.keys()
+            for engine, numbers in ours.engines.items():
+                assert numbers == pytest.approx(oracles.engines[engine], rel=1e-12)
 
 
 def _outcome(parser: Parser, body: bytes) -> Sample | str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from vllm_console.telemetry.sample import Histogram, Sample, merge, restarted
+from vllm_console.telemetry.sample import Histogram, Sample, engines_changed, merge, restarted
 
 
 def _sample(
@@ -69,3 +69,34 @@ def test_a_restart_shows_by_any_count_that_fell() -> None:
     assert restarted(_sample(ttft=old), _sample(ttft=new))
     assert not restarted(_sample(ttft=new), _sample(ttft=old))
     assert not restarted(Sample(0.0), _sample(tokens=4, ttft=new))
+    other = Histogram((9.0,), (0.0, 1.0), 1.0)
+    assert not restarted(_sample(tokens=4, ttft=old), _sample(tokens=4, ttft=other))
+
+
+def _engines(tokens: float, *names: str, start: float | None = None) -> Sample:
+    gauges = {} if start is None else {"process_start_time": start}
+    apart = {name: {"generation_tokens": 1.0} for name in names}
+    return Sample(0.0, {"generation_tokens": tokens}, gauges, engines=apart)
+
+
+def test_engines_that_go_are_no_restart_though_the_sums_fall() -> None:
+    both, one = _engines(100, "0", "1", start=5), _engines(60, start=5)
+    assert engines_changed(both, one)
+    assert not restarted(both, one)
+    assert restarted(both, _engines(60, start=6))
+    assert restarted(both, _engines(60, "0", "1", start=5))
+    assert not engines_changed(both, _engines(200, "0", "1"))
+
+
+def test_counters_that_began_later_are_of_another_process() -> None:
+    old = Sample(0.0, {"prompt_tokens": 1.0}, {"counting_since": 100.5})
+    new = Sample(1.0, {"prompt_tokens": 9.0}, {"counting_since": 160.5})
+    assert restarted(old, new)
+    assert not restarted(old, Sample(1.0, {"prompt_tokens": 9.0}))
+
+
+def test_the_marks_of_a_process_are_not_those_of_several() -> None:
+    one = Sample(0.0, {}, {"counting_since": 1.0, "process_start_time": 1.0, "running": 1.0})
+    merged = merge([one, one])
+    assert merged is not None
+    assert merged.gauges == {"running": 2}

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vllm_console.telemetry.sample import Histogram, Sample
-from vllm_console.telemetry.window import Window, quantile
+from vllm_console.telemetry.window import POINT, Window, bracket, quantile
 
 
 def _window(old: Histogram, new: Histogram) -> Window:
@@ -87,6 +87,65 @@ def test_a_quantile_is_that_of_prometheus(
 
 def test_a_histogram_of_nothing_but_the_last_bucket_tells_nothing() -> None:
     assert quantile(0.5, (), (7.0,)) is None
+
+
+@pytest.mark.parametrize(
+    ("q", "counts", "expected"),
+    [
+        (0.5, (10.0, 10.0, 10.0, 10.0), (0.0, 1.0)),  # the first bucket begins at 0
+        (0.5, (0.0, 10.0, 10.0, 10.0), None),  # (1, 1.25] is 11 % to either side
+        (0.5, (0.0, 0.0, 10.0, 10.0), (1.25, 2.5)),
+        (0.99, (0.0, 0.0, 0.0, 10.0), (2.5, None)),  # beyond the last bound
+        (0.5, (0.0, 0.0, 0.0, 0.0), None),
+    ],
+)
+def test_a_bucket_too_wide_for_a_point_is_a_bracket(
+    q: float, counts: tuple[float, ...], expected: tuple[float, float | None] | None
+) -> None:
+    assert bracket(q, (1.0, 1.25, 2.5), counts) == expected
+
+
+@pytest.mark.parametrize(("upper", "wide"), [(1.35, False), (1.36, True)])
+def test_a_point_is_at_most_15_percent_from_the_ends_of_its_bucket(
+    upper: float, wide: bool
+) -> None:
+    assert (bracket(0.5, (1.0, upper), (0.0, 10.0, 10.0)) is not None) is wide
+
+
+def test_quantiles_carry_their_brackets_and_say_which_are_thin() -> None:
+    bounds = (1.0, 1.25, 2.5)
+    nothing = Histogram(bounds, (0.0,) * 4, 0.0)
+    few = _window(nothing, Histogram(bounds, (0.0, 50.0, 59.0, 59.0), 60.0)).quantiles("h")
+    assert few.p50_between is None
+    assert few.p95_between == few.p99_between == (1.25, 2.5)
+    assert few.p95 is not None
+    assert few.thin == ("p95", "p99")
+    more = _window(nothing, Histogram(bounds, (0.0, 60.0, 60.0, 60.0), 60.0)).quantiles("h")
+    assert more.thin == ("p99",)
+    most = _window(nothing, Histogram(bounds, (0.0, 300.0, 300.0, 300.0), 300.0)).quantiles("h")
+    assert most.thin == ()
+    assert _window(nothing, nothing).quantiles("h").thin == ()
+
+
+@given(
+    values=st.lists(st.floats(0.001, 100.0), min_size=1, max_size=200),
+    bounds=st.sets(st.floats(0.01, 100.0), min_size=1, max_size=12).map(sorted),
+    q=st.floats(0.01, 1.0),
+)
+def test_the_truth_lies_in_the_bracket_or_near_the_point(
+    values: list[float], bounds: list[float], q: float
+) -> None:
+    each = [0] * (len(bounds) + 1)
+    for value in values:
+        each[bisect_left(bounds, value)] += 1
+    counts = [float(count) for count in accumulate(each)]
+    true = sorted(values)[math.ceil(q * len(values)) - 1]
+    between, point = bracket(q, bounds, counts), quantile(q, bounds, counts)
+    assert point is not None
+    if between is None:
+        assert abs(point - true) <= 2 * POINT / (1 - POINT) * true * (1 + 1e-9)
+    else:
+        assert between[0] <= true <= (math.inf if between[1] is None else between[1])
 
 
 @given(
