@@ -62,12 +62,15 @@ def test_a_start_on_a_named_gpu_waits_for_who_starts_there(world: World) -> None
     assert state(world, "c-1") is State.READY
 
 
+@pytest.mark.parametrize(("model", "kind"), [("b", "zero"), ("c", "cpu")])
 @pytest.mark.parametrize("after", [0.01, 0.3])
-def test_a_start_under_way_takes_no_gpu_that_is_named_meanwhile(after: float) -> None:
+def test_an_apply_while_all_starts_gives_nobody_a_gpu_that_another_starts_on(
+    model: str, kind: str, after: float
+) -> None:
     world = World()
     try:
         world.up()
-        world.models["b"] = ("zero", 1)
+        world.models[model] = (kind, 1)
         world.write()
         world.ask("apply")
         world.step(after)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from contextlib import (
     AbstractAsyncContextManager,
     AsyncExitStack,
@@ -98,7 +98,7 @@ class WorkerFactory:
             return False
         try:
             engine = resolve(model.config.engine)
-            choose_gpus(model.config, engine, self._machine.devices.gpus, self._gpus_taken(""))
+            choose_gpus(model.config, engine, self._machine.devices.gpus, self.gpus_taken(""))
         except ConsoleError:
             return False
         return True
@@ -133,7 +133,7 @@ class WorkerFactory:
                 revision,
                 base=self._fleet_file.parent,
                 gpus=self._machine.devices.gpus,
-                taken=lambda: self._gpus_taken(worker_id),
+                taken=lambda: self.gpus_taken(worker_id),
                 ports_in_use=lambda: self._ports(worker_id),
             )
             version = f", vLLM {prepared.engine.version}" if prepared.engine.version else ""
@@ -190,7 +190,11 @@ class WorkerFactory:
             and not gpus.isdisjoint(spec.gpus)
         ]
 
-    def _gpus_taken(self, but: str) -> Mapping[int, int]:
+    def in_the_way(self, gpus: Iterable[int]) -> list[str]:
+        """The workers whose start or stop on these GPUs a start of now would wait for."""
+        return [worker.id for worker in self._unsteady("", set(gpus))]
+
+    def gpus_taken(self, but: str) -> Mapping[int, int]:
         """How many other workers use each GPU, those included that are to start on named ones."""
         used = [
             index
@@ -202,9 +206,14 @@ class WorkerFactory:
             index
             for model, worker in self._roster.workers()
             if worker.id != but and worker.state in RUNNING | LOADING
-            for index in model.config.devices or ()
+            for index in self._named(model, worker.id)
         ]
         return Counter([*used, *named, *self._machine.held])
+
+    def _named(self, model: ServedModel, worker_id: str) -> set[int]:
+        """The GPUs that a worker may come to by name: of its newest start, and of its next."""
+        config, _ = self._turns.get(worker_id, (model.config, 0))
+        return {*(config.devices or ()), *(model.config.devices or ())}
 
     def _ports(self, but: str) -> set[int]:
         return {spec.port for _, spec in self._others(but)} | {self._reserved_port()}

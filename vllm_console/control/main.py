@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 
 import uvicorn
+import uvloop
 
 from vllm_console.control.daemon import Daemon
 from vllm_console.control.metrics_port import MetricsApi, listen
@@ -50,16 +51,16 @@ def run(
     SIGTERM ends the daemon and leaves the workers serving, for the next daemon to adopt. SIGINT
     (Ctrl-C in the foreground) takes the fleet down; a second one leaves the workers. SIGHUP
     applies the changed fleet file, or, where there is a terminal and it hung up, ends the daemon.
-    Raises `AlreadyRunning` when this fleet has a daemon.
+    Raises `AlreadyRunning` when this fleet has a daemon. The lock goes with the process: who waits
+    for it to be free finds nothing of this daemon left.
     """
     make_state_dir(place)
     lock = DaemonLock(place)
     lock.acquire()
     try:
-        asyncio.run(_serve(Daemon(place, fleet, sets=sets), place, autostart, on_event))
+        uvloop.run(_serve(Daemon(place, fleet, sets=sets), place, autostart, on_event))
     finally:
         place.socket.unlink(missing_ok=True)
-        lock.release()
 
 
 async def _serve(

@@ -189,12 +189,14 @@ class Observation:
             self._record(subject, before, at)
 
     def _keep(self, worker_id: str, model: str, sample: Sample, first: bool) -> None:
-        self.history.record(f"worker/{worker_id}", sample)
+        subject = f"worker/{worker_id}"
+        self.history.record(subject, sample)
         if self._store is not None:
             joins = (f"model/{model}", "fleet") if first else ()
-            self._store.record(f"worker/{worker_id}", sample, joins)
-        self._totals.setdefault(model, Totals()).add(worker_id, sample)
-        self._fleet.add(worker_id, sample)
+            self._store.record(subject, sample, joins)
+        unbroken = self.history.latest(subject) or sample
+        self._totals.setdefault(model, Totals()).add(worker_id, unbroken)
+        self._fleet.add(worker_id, unbroken)
 
     def _missed(self, worker_id: str, miss: Miss) -> None:
         self._watched[worker_id].reason = miss.reason

@@ -3,55 +3,87 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from operator import add, sub
 
-from vllm_console.history.resets import Unbroken
 from vllm_console.telemetry.sample import Histogram, Sample, merge_gauges
 
 FRESH_S = 10.0
 """A worker's gauges count for this long after its newest sample."""
+
+Key = tuple[str, tuple[float, ...]]
+"""Name and bounds of a histogram."""
+
+
+@dataclass(slots=True)
+class _Member:
+    """One worker: what it had counted when it came, by name and by key, and its newest sample."""
+
+    counters: dict[str, float]
+    histograms: dict[Key, Histogram]
+    newest: Sample
+
+
+@dataclass(frozen=True, slots=True)
+class _Added:
+    """A sum, and what it is the sum of: the same parts need no second adding."""
+
+    parts: tuple[Histogram, ...]
+    base: Histogram | None
+    sum: Histogram
 
 
 class Totals:
     """Adds up what each of several workers counts, from its first sample here on.
 
         totals = Totals()
-        totals.add("qwen-1", sample)          # at each of its samples
+        totals.add("qwen-1", sample)          # at each of its samples, reset-corrected
         totals.leave("qwen-1")                # when it is gone; what it counted stays
         history.record("model/qwen", totals.sample(now))
 
-    A worker's first sample adds nothing and its restart takes nothing away, so every window of the
-    result is what the workers did in it while they were members. (`telemetry.sample.merge`, in
-    contrast, is a picture of one moment and jumps with membership.)
+    A worker's first sample adds nothing, so every window of the result is what the workers did in
+    it while they were members. (`telemetry.sample.merge`, in contrast, is a picture of one moment
+    and jumps with membership.) Adding costs nothing; the sums are made when they are asked for.
     """
 
     def __init__(self, *, fresh_s: float = FRESH_S) -> None:
         self._fresh_s = fresh_s
-        self._members: dict[str, tuple[Unbroken, Sample]] = {}
+        self._members: dict[str, _Member] = {}
         self._counters: dict[str, float] = {}
-        self._histograms: dict[tuple[str, tuple[float, ...]], Histogram] = {}
+        """What those who left counted, less what members had counted before they came."""
+        self._histograms: dict[Key, Histogram] = {}
+        """The same of each histogram; a key is here once anybody has had it."""
+        self._added: dict[Key, _Added] = {}
 
     def add(self, worker_id: str, sample: Sample) -> None:
-        """Takes in the next sample of a worker, as it was scraped."""
-        if worker_id in self._members:
-            unbroken, old = self._members[worker_id]
-            new = unbroken.add(sample)
-            for name, value in new.counters.items():
-                grown = value - old.counters.get(name, 0.0)
-                self._counters[name] = self._counters.get(name, 0.0) + max(0.0, grown)
-            for name, histogram in new.histograms.items():
-                self._grow(name, old.histograms.get(name), histogram)
-        else:
-            unbroken = Unbroken()
-            new = unbroken.add(sample)
-            for name in new.counters:
-                self._counters.setdefault(name, 0.0)
-            for name, histogram in new.histograms.items():
-                self._grow(name, histogram, histogram)
-        self._members[worker_id] = (unbroken, new)
+        """Takes in the next sample of a worker; its counts never fall (`resets.Unbroken`)."""
+        member = self._members.get(worker_id)
+        if member is None:
+            keyed = {(name, h.bounds): h for name, h in sample.histograms.items()}
+            self._members[worker_id] = _Member(dict(sample.counters), keyed, sample)
+            for name, value in sample.counters.items():
+                self._counters[name] = self._counters.get(name, 0.0) - value
+            for key, histogram in keyed.items():
+                self._histograms[key] = _less(self._histograms.get(key), histogram)
+            return
+        old, member.newest = member.newest, sample
+        for name, histogram in old.histograms.items():
+            now = sample.histograms.get(name)
+            if now is None or now.bounds != histogram.bounds:
+                self._keep((name, histogram.bounds), histogram)
+        for name in old.counters.keys() - sample.counters.keys():
+            self._counters[name] = self._counters.get(name, 0.0) + old.counters[name]
 
     def leave(self, worker_id: str) -> None:
         """Forgets a worker and keeps what it counted; nothing happens for one not here."""
-        self._members.pop(worker_id, None)
+        member = self._members.pop(worker_id, None)
+        if member is None:
+            return
+        for name, value in member.newest.counters.items():
+            self._counters[name] = self._counters.get(name, 0.0) + value
+        for name, histogram in member.newest.histograms.items():
+            self._keep((name, histogram.bounds), histogram)
 
     def sample(self, at: float) -> Sample | None:
         """The cumulative sample at `at` (seconds, the clock of the samples).
@@ -60,33 +92,61 @@ class Totals:
         averaged); of a histogram with several sets of bounds, the one most fresh workers have.
         `None` when no worker is fresh: a gap, for its graph as for its numbers.
         """
-        fresh = [new for _, new in self._members.values() if at - new.at <= self._fresh_s]
+        newest = [member.newest for member in self._members.values()]
+        fresh = [sample for sample in newest if at - sample.at <= self._fresh_s]
         if not fresh:
             return None
+        counters = dict(self._counters)
+        parts: dict[Key, list[Histogram]] = {}
+        for sample in newest:
+            for name, value in sample.counters.items():
+                counters[name] = counters.get(name, 0.0) + value
+            for name, histogram in sample.histograms.items():
+                parts.setdefault((name, histogram.bounds), []).append(histogram)
         bounds = Counter((name, h.bounds) for new in fresh for name, h in new.histograms.items())
         histograms: dict[str, Histogram] = {}
         for key, _ in bounds.most_common():
-            histograms.setdefault(key[0], self._histograms[key])
+            if key[0] not in histograms:
+                histograms[key[0]] = self._total(key, parts[key])
         return Sample(
             at=at,
-            counters=dict(self._counters),
+            counters=counters,
             gauges=merge_gauges(new.gauges for new in fresh),
             histograms={name: histograms[name] for name in sorted(histograms)},
         )
 
-    def _grow(self, name: str, old: Histogram | None, new: Histogram) -> None:
-        key = (name, new.bounds)
-        total = self._histograms.get(key)
-        if total is None:
-            total = Histogram(new.bounds, (0.0,) * len(new.counts), 0.0)
-        elif old is new:
-            return
-        if old is None or old.bounds != new.bounds:
-            old = Histogram(new.bounds, (0.0,) * len(new.counts), 0.0)
-        self._histograms[key] = Histogram(
-            bounds=total.bounds,
-            counts=tuple(
-                t + n - o for t, n, o in zip(total.counts, new.counts, old.counts, strict=True)
-            ),
-            sum=total.sum + new.sum - old.sum,
-        )
+    def _keep(self, key: Key, histogram: Histogram) -> None:
+        """Counts on what nobody's newest sample has any more."""
+        self._histograms[key] = _sum([histogram], self._histograms.get(key))
+
+    def _total(self, key: Key, parts: Sequence[Histogram]) -> Histogram:
+        base, before = self._histograms.get(key), self._added.get(key)
+        if (
+            before is None
+            or before.base is not base
+            or len(before.parts) != len(parts)
+            or any(a is not b for a, b in zip(before.parts, parts, strict=True))
+        ):
+            before = self._added[key] = _Added(tuple(parts), base, _sum(parts, base))
+        return before.sum
+
+
+def _sum(parts: Iterable[Histogram], base: Histogram | None) -> Histogram:
+    """Histograms of equal bounds added up."""
+    every = [*parts, base] if base is not None else [*parts]
+    first = every[0]
+    if len(every) == 1:
+        return first
+    if len(every) == 2:
+        counts = tuple(map(add, first.counts, every[1].counts))
+    else:
+        counts = tuple(map(sum, zip(*(h.counts for h in every), strict=True)))
+    return Histogram(first.bounds, counts, sum(h.sum for h in every))
+
+
+def _less(one: Histogram | None, other: Histogram) -> Histogram:
+    """A histogram less another of equal bounds; `None` counts nothing."""
+    if one is None:
+        return Histogram(other.bounds, tuple(-count for count in other.counts), -other.sum)
+    counts = tuple(map(sub, one.counts, other.counts))
+    return Histogram(other.bounds, counts, one.sum - other.sum)

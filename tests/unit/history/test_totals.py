@@ -10,8 +10,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vllm_console.history.memory import MemoryHistory
-from vllm_console.history.totals import Totals
+from vllm_console.history.resets import Unbroken
+from vllm_console.history.totals import Totals as OfUnbroken
 from vllm_console.telemetry.sample import Histogram, Sample
+
+
+class Totals(OfUnbroken):
+    """Totals of workers that restart: each one's samples are corrected, as a history does."""
+
+    def __init__(self, **options: float) -> None:
+        super().__init__(**options)
+        self._unbroken: dict[str, Unbroken] = {}
+
+    def add(self, worker_id: str, sample: Sample) -> None:
+        super().add(worker_id, self._unbroken.setdefault(worker_id, Unbroken()).add(sample))
 
 
 def _sample(
