@@ -44,6 +44,7 @@ bench-history: setup            ## what history costs and how fast it answers (A
 	$(BIN)/python benchmarks/scrape_cost.py --part parse,hung
 	$(BIN)/python benchmarks/quantile_error.py
 	$(BIN)/python -m benchmarks.history $(ARGS)
+	$(BIN)/python -m benchmarks.history.questions $(ARGS)
 
 engine: setup
 	@$(BIN)/vllm-console engines install cpu

@@ -19,7 +19,7 @@ from vllm_console.control.served import Actor
 from vllm_console.errors import ConsoleError
 from vllm_console.fleet.find import locate
 from vllm_console.fleet.load import load_fleet
-from vllm_console.workers.states import ENDED, State
+from vllm_console.workers.states import ENDED, Cause, State
 
 KINDS = {
     "one": "gpus = 1\n",
@@ -236,7 +236,7 @@ class World:
         return (
             self.begun
             and not self._commands
-            and all(w.state in {*ENDED, State.READY} for w in self.workers().values())
+            and all(map(_decided, self.workers().values()))
         )
 
     def down(self) -> None:
@@ -264,6 +264,13 @@ class World:
             self.elapse(5.0)
             left = [tree.spec.worker_id for tree in self.machine.living()]
             assert left == [], "the fleet was down"
+
+
+def _decided(worker: Actor) -> bool:
+    """It serves, has ended, or waits for a GPU that others have."""
+    failure = worker.view.failure
+    waits = failure is not None and failure.cause == Cause.NO_FREE_GPU
+    return worker.state in {*ENDED, State.READY} or (worker.state is State.BACKOFF and waits)
 
 
 async def _all(tasks: set[asyncio.Task[Any]]) -> None:

@@ -147,6 +147,17 @@ def test_a_daemon_killed_while_it_replaces_a_worker_leaves_as_many_as_are_wanted
     assert [State(worker.view.state) for worker in served] == [State.READY]
 
 
+def test_a_load_while_an_unload_of_the_daemon_before_is_carried_out_holds(world: World) -> None:
+    world.ask("unload", model="a")
+    world.step(0.0, rounds=1)
+    world.kill()
+    world.up()
+    world.ask("load", model="a")
+    world.step(60.0)
+    served = [worker for worker in world.workers().values() if worker.model == "a"]
+    assert [State(worker.view.state) for worker in served] == [State.READY]
+
+
 def test_an_unload_that_a_killed_daemon_noted_is_carried_out(world: World) -> None:
     world.ask("unload", model="a")
     world.step(0.0, rounds=1)
@@ -203,5 +214,9 @@ def test_a_gpu_whose_memory_is_held_is_given_to_nobody(world: World) -> None:
     world.ask("unload", model="a")
     world.step(40.0)
     apply(world, "d", "one", 1, 40.0)
-    assert state(world, "d-1") is State.FAILED
+    failure = world.workers()["d-1"].view.failure
+    assert failure is not None
+    assert failure.cause == Cause.NO_FREE_GPU
     assert before.spec.gpus not in [tree.spec.gpus for tree in world.machine.living()]
+    world.step(600.0)
+    assert state(world, "d-1") is State.READY

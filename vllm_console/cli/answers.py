@@ -25,6 +25,8 @@ _WIDE = (
     "≤ and – tell the bucket of the engine's histogram that holds it: it is too wide for a point"
 )
 _NOISE = re.compile(r"~\S+(?: (?:ms|s|min|h|d)\b)?")
+_COLUMNS = 9
+"""Values in a line by step, for about 100 characters."""
 _SEEN = 0.995
 """A window that was observed less than this is marked."""
 
@@ -43,8 +45,9 @@ def table(answer: Answer, zone: tzinfo | None = None, *, dim: bool = False) -> I
         yield ""
         yield from _summary(rows, keys, dim)
     if answer.starts:
-        yield ""
-        yield from _by_step(answer, times, dim)
+        for whole in _tables(answer.measured):
+            yield ""
+            yield from _by_step(answer, whole, times, dim)
     yield from _notes(answer)
 
 
@@ -114,9 +117,20 @@ def _summary(found: Sequence[Measured], keys: Sequence[str], dim: bool) -> list[
     return _dimmed(aligned(cells), dim)
 
 
-def _by_step(answer: Answer, times: _Times, dim: bool) -> Iterator[str]:
-    """A line a step with every metric of the whole subject, and between them what happened."""
-    whole = [measured for measured in answer.measured if measured.part is None]
+def _tables(measured: Sequence[Measured]) -> list[list[Measured]]:
+    """The metrics of the whole subject, as many together as one table by step has room for."""
+    tables: list[list[Measured]] = [[]]
+    for each in measured:
+        if each.part is None:
+            columns = sum(len(_stepped(other)) for other in tables[-1])
+            if tables[-1] and columns + len(_stepped(each)) > _COLUMNS:
+                tables.append([])
+            tables[-1].append(each)
+    return tables
+
+
+def _by_step(answer: Answer, whole: Sequence[Measured], times: _Times, dim: bool) -> Iterator[str]:
+    """A line a step, and between them what happened."""
     seen = [each for each in whole if each.form != "availability"] or whole
     columns = [(measured, key) for measured in whole for key in _stepped(measured)]
     names = [m.metric if key == _stepped(m)[0] else "" for m, key in columns]
@@ -159,7 +173,9 @@ def _stepped(measured: Measured) -> list[str]:
 
 def _observed(coverage: float) -> str:
     """Said of a window that was not observed all the time."""
-    return "" if coverage >= _SEEN else f"  observed {coverage * 100:.0f} %"
+    if coverage >= _SEEN:
+        return ""
+    return f"  observed {coverage * 100:.0f} %" if coverage >= 1 - _SEEN else "  not observed"
 
 
 def _unobserved(steps: int) -> str:

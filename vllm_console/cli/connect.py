@@ -85,6 +85,10 @@ class Progress:
         self._last = ""
 
 
+_NO_FREE_GPU = "no-free-gpu"
+"""The cause that lasts until somebody makes room: not waited for, though the worker does."""
+
+
 def wait_for_model(
     client: Client,
     name: str,
@@ -116,8 +120,9 @@ def wait_for_model(
 
 def _raise_failure(model: Model) -> None:
     for worker in model.workers:
-        if worker.state in ("failed", "crash-loop") and worker.failure is not None:
-            failure = worker.failure
+        failure = worker.failure
+        waits = worker.state == "backoff" and failure and failure.cause == _NO_FREE_GPU
+        if failure is not None and (waits or worker.state in ("failed", "crash-loop")):
             raise ConsoleError(
                 f"{worker.id} {worker.state} ({failure.cause}): {failure.line}; {failure.remedy}"
             )

@@ -111,9 +111,11 @@ def _opened(file: str) -> Iterator[BinaryIO]:
         with part.open("wb") as out:
             yield out
         os.replace(part, file)
-    except BaseException:
+    except BaseException as error:
         with suppress(OSError):
             part.unlink()
+        if isinstance(error, OSError):
+            raise ConsoleError(f"{file}: cannot be written: {error.strerror}") from None
         raise
 
 

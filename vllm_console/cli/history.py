@@ -6,6 +6,7 @@ import argparse
 import sqlite3
 import sys
 import time
+from importlib.resources import files
 from typing import Any
 
 from vllm_console.answer import Answer, Question
@@ -55,6 +56,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     shape = parser.add_mutually_exclusive_group()
     shape.add_argument("--json", action="store_true", help="as one JSON object")
     shape.add_argument("--csv", action="store_true", help="as CSV, one value a line")
+    shape.add_argument("--schema", action="store_true", help="the JSON Schema of --json")
     group = parser.add_argument_group("export")
     group.add_argument("--format", metavar="KIND", help=f"{', '.join(_FORMATS)} (default csv)")
     group.add_argument(
@@ -66,6 +68,8 @@ def run(args: argparse.Namespace) -> int:
     """Print what is asked for."""
     if args.list:
         _print_metrics(args.json)
+    elif args.schema:
+        print(files("vllm_console.control").joinpath("history.schema.json").read_text("utf-8"))
     elif args.what == "revisions":
         _only(args, "revisions", ("since", "until", "step", *_OF_QUESTIONS, *_OF_EXPORT))
         from vllm_console.cli.revisions import show_revisions

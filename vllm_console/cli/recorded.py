@@ -43,7 +43,7 @@ def read_file(place: Place, read: Callable[[sqlite3.Connection], R]) -> R:
                     f"knows {len(STEPS)}); read it with that version"
                 )
             return read(connection)
-    except FileNotFoundError:
+    except (FileNotFoundError, BrokenPipeError):
         raise
     except (sqlite3.Error, OSError, NotAChunk) as error:
         raise ConsoleError(

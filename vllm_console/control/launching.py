@@ -12,7 +12,7 @@ from pathlib import Path
 from vllm_console.engines.environment import EngineEnvironment, resolve
 from vllm_console.engines.flags import flag_schema
 from vllm_console.engines.tiny import tiny_model, tiny_source
-from vllm_console.errors import ConsoleError, InvalidInput
+from vllm_console.errors import InvalidInput
 from vllm_console.fleet.checkpoint import read_checkpoint
 from vllm_console.fleet.command import serve_command
 from vllm_console.fleet.model import ModelConfig
@@ -89,7 +89,7 @@ def choose_gpus(
     """The GPUs of one worker: the named ones, else free ones with the lowest indexes.
 
     "auto" is what the engine's parallelism needs, or none for a CPU engine or a machine without
-    GPUs. Raises `InvalidInput` or `ConsoleError` when they are not there or not free.
+    GPUs. Raises `InvalidInput` when they are not there, `LaunchFailed` when they are not free.
     """
     known = {gpu.index for gpu in gpus}
     if model.devices:
@@ -105,11 +105,13 @@ def choose_gpus(
     else:
         count = model.gpus
     free = sorted(i for i in known if not taken.get(i))
+    needs = f"models.{model.name} needs {_count(count, 'GPU')}"
+    if count > len(known):
+        raise InvalidInput(f"{needs}: there are {len(known)}; ask for fewer, or for devices = […]")
     if count > len(free):
-        raise ConsoleError(
-            f"models.{model.name} needs {_count(count, 'GPU')}: {len(free)} of {len(known)} free; "
-            "unload a model, or share cards with devices = […]"
-        )
+        line = f"{needs}: {len(free)} of {len(known)} free"
+        remedy = "unload a model, or share cards with devices = […]; it starts once there is room"
+        raise LaunchFailed(Failure(Cause.NO_FREE_GPU, line, remedy, iso(time.time())))
     return tuple(free[:count])
 
 

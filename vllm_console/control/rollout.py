@@ -18,6 +18,7 @@ from vllm_console.workers.states import ENDED, State
 
 _DECIDED = (*ENDED, State.READY, State.BACKOFF)
 """States in which a start has either worked or not."""
+CHANGED_SINCE = "the fleet file changed since the plan was shown; look again"
 
 
 class Fleetwide(Protocol):
@@ -50,12 +51,13 @@ class Rollout:
 
     def __init__(self, fleet: Fleetwide, read: Callable[[], Fleet]) -> None:
         self._fleet = fleet
-        self._read = read
+        self.read = read
+        """The fleet as its file says now; raises `InvalidInput`."""
         self._turn = asyncio.Lock()
 
     def plan(self) -> dict[str, Any]:
         """What would change, and the digest to agree to it with; raises `InvalidInput`."""
-        changes = self._changes(self._read())
+        changes = self._changes(self.read())
         return {"changes": [asdict(change) for change in changes], "digest": digest(changes)}
 
     async def apply(self, agreed: str | None = None) -> Fleet:
@@ -66,10 +68,10 @@ class Rollout:
         at the end, naming each.
         """
         async with self._turn:
-            wanted = self._read()
+            wanted = self.read()
             changes = self._changes(wanted)
             if agreed is not None and agreed != digest(changes):
-                raise ConsoleError("the fleet file changed since the plan was shown; look again")
+                raise ConsoleError(CHANGED_SINCE)
             failed = []
             for change in changes:
                 try:

@@ -141,7 +141,7 @@ class Section:
                 continue
             start = self._starts[column]
             if mode == 1:
-                values[column] += sum(raw[start : start + row])
+                values[column] = _wrapped(values[column] + sum(raw[start : start + row]))
             elif mode & _SIGNED:
                 values[column] = self.column(column)[row]
             else:

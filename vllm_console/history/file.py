@@ -65,6 +65,16 @@ def reading(path: Path) -> Iterator[sqlite3.Connection]:
         yield connection
 
 
+@contextmanager
+def named_columns(connection: sqlite3.Connection) -> Iterator[sqlite3.Connection]:
+    """The connection with rows that know their columns' names."""
+    before, connection.row_factory = connection.row_factory, sqlite3.Row
+    try:
+        yield connection
+    finally:
+        connection.row_factory = before
+
+
 def move_aside(path: Path) -> Path:
     """Give a damaged file, and what SQLite keeps beside it, a name that says when."""
     aside = path.with_name(f"{path.name}.damaged-{datetime.now(UTC):%Y%m%dT%H%M%S.%fZ}")

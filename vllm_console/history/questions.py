@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import math
-import sqlite3
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import replace
 from functools import cached_property
 from typing import NamedTuple
@@ -16,6 +14,7 @@ from vllm_console.history import counted
 from vllm_console.history.askable import TARGETS, Askable, Form, askable, usual
 from vllm_console.history.availability import Spell, availability, spells
 from vllm_console.history.counted import Span, pieces
+from vllm_console.history.file import named_columns
 from vllm_console.history.happenings import MARKS_MAX, Happening, happenings, marks, reigns
 from vllm_console.history.reading import Gauge, Reader, covered
 from vllm_console.history.records import read_revisions
@@ -118,6 +117,8 @@ class _Past:
         yield _Part(None, self._subject, (self._span,))
         match self._question.by:
             case "worker":
+                if self._subject.startswith("gpu/"):
+                    raise InvalidInput(f"by worker: is of a model or fleet, not of {self._subject}")
                 found = workers_of(self._subject, self._reader.subjects())
             case "model":
                 if self._subject != "fleet":
@@ -136,7 +137,7 @@ class _Past:
         model = model_of(self._subject)
         if model is None:
             raise InvalidInput(f"by revision: is of a model or worker, not of {self._subject}")
-        with _named_columns(self._reader.connection) as connection:
+        with named_columns(self._reader.connection) as connection:
             kept = read_revisions(connection).get(model, [])
         spans: dict[int, list[Span]] = {}
         for reign in reigns(self._happenings, kept, model, *self._span):
@@ -348,13 +349,3 @@ def _weighted(figures: Sequence[tuple[Figure, float]], key: str) -> float | None
     ]
     weight = sum(by for _, by in known)
     return sum(value * by for value, by in known) / weight if weight else None
-
-
-@contextmanager
-def _named_columns(connection: sqlite3.Connection) -> Iterator[sqlite3.Connection]:
-    """The connection with rows that know their columns' names."""
-    before, connection.row_factory = connection.row_factory, sqlite3.Row
-    try:
-        yield connection
-    finally:
-        connection.row_factory = before

@@ -74,6 +74,16 @@ class Reader:
         """All there is something of: "worker/ID", "model/NAME", "fleet", "gpu/UUID", …"""
         return sorted(self._ingest.lives)
 
+    def begin(self) -> float | None:
+        """When the oldest subject was first seen; `None` when nothing was recorded."""
+        born = [lives[0].born for lives in self._ingest.lives.values() if lives]
+        return min(born) / 1e3 if born else None
+
+    def end(self, before: float) -> float | None:
+        """When the newest sample before a moment was taken; `None` when there is none."""
+        places = (self._before(subject, _ms(before)) for subject in self._ingest.lives)
+        return max((place.at / 1e3 for place in places if place is not None), default=None)
+
     def names(self) -> set[str]:
         """Every counter, gauge and histogram that any subject ever had."""
         layouts = list(self._ingest.layout_of.values())
@@ -83,16 +93,20 @@ class Reader:
     def samples(
         self, subject: str, since: float, until: float, step: float = 1.0
     ) -> Iterator[Sample]:
-        """The rows of a span in order, not more than one in `step` seconds; `at` is the epoch's.
+        """The rows of a span in order, of each `step` seconds the last; `at` is the epoch's.
 
         Of gauges a row of a coarser tier has the mean. What is not looked at is not unpacked.
         """
         tier, last = _tier(_ms(step), 0), None
         for begin in range(_ms(since), _ms(until), _DAY_MS):
             for place in self._places(subject, tier, begin, min(begin + _DAY_MS, _ms(until)) - 1):
-                if place.at >= begin and (number := (place.at - 1) // _ms(step)) != last:
-                    last = number
-                    yield to_sample(place.at / 1e3, place.layout, place.read)
+                if place.at < begin:
+                    continue
+                if last is not None and (last.at - 1) // _ms(step) != (place.at - 1) // _ms(step):
+                    yield to_sample(last.at / 1e3, last.layout, last.read)
+                last = place
+        if last is not None:
+            yield to_sample(last.at / 1e3, last.layout, last.read)
 
     def window(self, subject: str, since: float, until: float) -> Window | None:
         """What happened in a span, as well as the finest rows that are left can tell.

@@ -23,6 +23,8 @@ BACKOFF_FIRST_S = 1.0
 BACKOFF_MOST_S = 300.0
 HEALTHY_S = 600.0
 """Serving this long forgets earlier failures."""
+PASSING_MOST_S = 10.0
+"""Longest wait between two looks for what passes by itself."""
 UNSERVED_MOST = 3
 """Starts in a row that never served before the worker is left alone."""
 BOOT_GRACE_S = 2.0
@@ -444,4 +446,7 @@ def _ended(life: Life, failure: Failure | None, now: float) -> Step:
     if unserved >= UNSERVED_MOST:
         reason = f"{unserved} starts in a row never served"
         return _to(life, State.CRASH_LOOP, now, reason=reason, wanted=False), free
-    return _to(life, State.BACKOFF, now, alarm=now + backoff_s(attempts)), free
+    pause = backoff_s(attempts)
+    if failure.cause in PASSING:
+        pause = min(pause, PASSING_MOST_S)
+    return _to(life, State.BACKOFF, now, alarm=now + pause), free

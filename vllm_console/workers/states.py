@@ -62,6 +62,8 @@ class Cause(StrEnum):
     GPU_FAULT = "gpu-fault"
     DRIVER_SILENT = "driver-silent"
     """The GPU driver owes an answer, so that nobody knows which GPUs are free."""
+    NO_FREE_GPU = "no-free-gpu"
+    """Other workers have the GPUs that it needs; it starts once enough of them are free."""
     NCCL_FAILED = "nccl-failed"
     """The GPUs of one worker do not reach each other."""
     DISK_FULL = "disk-full"
@@ -85,5 +87,5 @@ PERMANENT = frozenset(
 )
 """Configuration errors: starting again would end the same way."""
 
-PASSING = frozenset({Cause.DRIVER_SILENT})
+PASSING = frozenset({Cause.DRIVER_SILENT, Cause.NO_FREE_GPU})
 """Nothing of the worker's own: tried again for as long as it lasts, never a crash loop."""

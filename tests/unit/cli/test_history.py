@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import math
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from datetime import UTC
@@ -20,6 +21,7 @@ from vllm_console.answer import Answer
 from vllm_console.cli.answers import rows, shown, sparkline, table
 from vllm_console.cli.main import main
 from vllm_console.history.asking import question
+from vllm_console.history.points import Point
 from vllm_console.history.questions import answer
 from vllm_console.history.subjects import Known
 from vllm_console.history.when import iso
@@ -265,15 +267,49 @@ def test_csv_export_has_every_number_of_the_rows(
     buckets = {float(row["le"]): float(row["value"]) for row in found
                if row["at"] == at and row["le"]}  # fmt: skip
     assert buckets == dict(zip((*BOUNDS, math.inf), (16, 32, 48, 64, 80), strict=True))
+    (total,) = (float(r["value"]) for r in found if (r["at"], r["metric"]) == (at, "ttft_s_sum"))
+    assert total == 80 / 4
     assert not list(tmp_path.glob("*.part"))
 
 
 def test_an_export_that_fails_leaves_no_file(
-    verb: Verb, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert verb("export", str(tmp_path / "none" / "out.csv"), *SPAN) == 1
-    assert capsys.readouterr().err.count("\n") == 1
+    verb: Verb, past: Past, tmp_path: Path, capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    def full(*_: object) -> Iterator[Point]:
+        yield Point(EPOCH, "fleet", "running", None, 1.0)
+        raise OSError(28, "No space left on device")
+
+    out = tmp_path / "out.csv"
+    beyond = tmp_path / "none" / "out.csv"
+    assert verb("export", str(beyond), *SPAN) == 1
+    assert capsys.readouterr().err == (
+        f"vllm-console: {beyond}: cannot be written: No such file or directory\n"
+    )
+    with monkeypatch.context() as patched:
+        patched.setattr("vllm_console.cli.export.points", full)
+        assert verb("export", str(out), *SPAN) == 1
+    said = f"vllm-console: {out}: cannot be written: No space left on device\n"
+    assert capsys.readouterr().err == said
+    past.connection.execute("UPDATE chunk SET rows = x'0102'")
+    assert verb("export", str(out), *SPAN) == 1
+    said = capsys.readouterr().err
+    assert "history.sqlite: cannot be read" in said
+    assert said.count("\n") == 1
     assert not list(tmp_path.glob("out*"))
+
+
+def test_a_reader_of_an_export_that_goes_away_is_no_error(past: Past) -> None:
+    where = past.path.parent
+    command = [sys.executable, "-m", "vllm_console", "history", "export", "-", *SPAN]
+    command += ["--fleet", str(where / "fleet.toml"), "--state-dir", str(where)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as export:
+        assert export.stdout is not None
+        assert export.stdout.readline() == b"at,subject,metric,le,value\n"
+        export.stdout.close()
+        assert export.stderr is not None
+        assert export.stderr.read() == b""
+        assert export.wait(30) == 0
 
 
 def test_parquet_without_pyarrow_says_what_brings_it(

@@ -9,11 +9,11 @@ import pytest
 
 from vllm_console.control.launching import choose_gpus, refuse_certain_failure, weights_bytes
 from vllm_console.engines.environment import EngineEnvironment
-from vllm_console.errors import ConsoleError, InvalidInput
+from vllm_console.errors import InvalidInput
 from vllm_console.fleet.model import ModelConfig
 from vllm_console.snapshot import Gpu
 from vllm_console.workers.launch import LaunchFailed
-from vllm_console.workers.states import Cause
+from vllm_console.workers.states import PASSING, Cause
 
 
 def engine(device: str) -> EngineEnvironment:
@@ -51,8 +51,14 @@ def test_a_named_device_that_is_not_there_is_told_with_its_key() -> None:
 
 
 def test_too_few_free_gpus_are_told_with_the_way_out() -> None:
-    with pytest.raises(ConsoleError, match=r"needs 2 GPUs: 1 of 2 free; unload a model"):
+    with pytest.raises(LaunchFailed, match=r"needs 2 GPUs: 1 of 2 free: unload a model") as told:
         choose_gpus(model(gpus=2), engine("cuda"), gpus(2), {0: 1})
+    assert told.value.failure.cause in PASSING
+
+
+def test_more_gpus_than_there_are_will_never_be_free() -> None:
+    with pytest.raises(InvalidInput, match=r"needs 3 GPUs: there are 2; ask for fewer"):
+        choose_gpus(model(gpus=3), engine("cuda"), gpus(2), {})
 
 
 def test_weights_are_counted_from_the_files_of_a_local_model(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ import zlib
 from array import array
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from vllm_console.history.codec import ABSENT, Chunk, NotAChunk, encode, shuffle, unshuffle
@@ -34,6 +34,7 @@ def _running(steps: list[int]) -> list[int]:
 
 
 @given(_sections())
+@example([[array("q", [-ABSENT - 1 - 254, ABSENT])]])
 def test_what_is_packed_comes_back_by_row_and_by_column(sections: list[list[array[int]]]) -> None:
     chunk = Chunk(encode(sections))
     assert chunk.sections == len(sections)

@@ -110,6 +110,19 @@ HISTORIES: dict[str, History] = {
         (100, LAUNCHED, S.STARTING, (A.WATCH,)),
         (120, lc.BecameReady(), S.READY, (A.UNQUEUE,)),
     ],
+    "what passes by itself is looked at every ten seconds at least": [
+        *STARTED[:2],
+        (1, lc.LaunchFailed(SILENT), S.BACKOFF, (A.UNQUEUE,)),
+        *(
+            step
+            for at in (2, 4, 8, 16, 26, 36)
+            for step in (
+                (at, lc.Tick(), S.QUEUED, (A.QUEUE,)),
+                (at, lc.TurnCame(), S.STARTING, (A.LAUNCH,)),
+                (at, lc.LaunchFailed(SILENT), S.BACKOFF, (A.UNQUEUE,)),
+            )
+        ),
+    ],
     "three starts that never served are a crash loop": [
         *STARTED,
         (10, lc.Gone(DIED, asked=False), S.BACKOFF, (A.UNQUEUE,)),
