@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import signal
+import sys
 from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,8 +15,8 @@ import pytest
 from vllm_console.errors import InvalidInput
 from vllm_console.launchers.local import LocalHandle, LocalLauncher
 from vllm_console.snapshot import Engine
-from vllm_console.workers.adoption import Record
-from vllm_console.workers.launch import LaunchSpec, Served
+from vllm_console.workers.adoption import Fate, Record
+from vllm_console.workers.launch import LaunchFailed, LaunchSpec, Served
 from vllm_console.workers.states import State
 
 if TYPE_CHECKING:
@@ -84,5 +87,47 @@ def test_only_what_does_not_run_is_forgotten(play: Play) -> None:
         await worker.unload()
         rig.launcher.forget("tiny-1")
         assert not directory.exists()
+
+    play(scenario)
+
+
+KILLS_ITS_SHIM = """#!{python}
+import json, os, signal, subprocess, sys
+subprocess.run([{python!r}, *sys.argv[1:]], stdout=subprocess.DEVNULL, check=True)
+with open(os.path.join(sys.argv[-1], "shim.lock")) as lock:
+    os.kill(json.load(lock)["pid"], signal.SIGKILL)
+"""
+
+
+def test_a_shim_that_is_killed_before_it_answers_leaves_nothing_behind(
+    play: Play, tmp_path: Path
+) -> None:
+    program = tmp_path / "python"
+    program.write_text(KILLS_ITS_SHIM.format(python=sys.executable))
+    program.chmod(0o755)
+
+    async def scenario(rig: Rig) -> None:
+        deadly = LocalLauncher(rig.root, python=str(program))
+        with pytest.raises(LaunchFailed, match="the shim of tiny-1 ended"):
+            await deadly.launch(rig.spec(), rig.environment)
+        assert deadly.running() == []
+        await rig.ready(rig.worker())
+
+    play(scenario)
+
+
+def test_a_tree_without_its_shim_that_nobody_has_is_ended_before_the_next_start(
+    play: Play,
+) -> None:
+    async def scenario(rig: Rig) -> None:
+        worker = await rig.ready(rig.worker(stubborn=True))
+        members = rig.identities(worker.tree())
+        await worker.close()
+        shim = rig.launcher.inspect("tiny-1").shim
+        assert shim is not None
+        os.kill(shim[0], signal.SIGKILL)
+        await rig.until(lambda: rig.launcher.inspect("tiny-1").fate is Fate.SHIM_LOST)
+        await rig.ready(rig.worker())
+        assert rig.left_of(members) == []
 
     play(scenario)

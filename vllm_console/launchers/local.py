@@ -42,6 +42,8 @@ from vllm_console.workers.states import Cause
 
 SETTLES_S = 0.5
 """A shim whose launch was interrupted has written state.json by then."""
+LOST_ENDS_S = 5.0
+"""A killed process is gone within this, unless the kernel holds it."""
 ANSWER_S = 30.0
 """A shim answers within some 30 ms; a program on a network that hangs is given this long."""
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
@@ -168,6 +170,7 @@ class LocalLauncher:
     ) -> tuple[Cause, str, str] | None:
         """Start the shim and hear its answer; the reason when there is no worker."""
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._end_lost(directory, spec)
         seen = adoption.inspect(directory)
         if seen.fate in RUNNING:
             pid = seen.record.pid if seen.record else "?"
@@ -189,7 +192,23 @@ class LocalLauncher:
             self._abort(directory)
             line = f"{spec.argv[0]} could not be executed within {ANSWER_S:.0f} s"
             return Cause.UNKNOWN, line, "see that the disk it lies on answers"
+        if _answer(said) is None:  # it was killed: what it had forked may be running by now
+            self._end_lost(directory, spec, settles_s=SETTLES_S)
         return _refusal(said, spec)
+
+    def _end_lost(self, directory: Path, spec: LaunchSpec, *, settles_s: float = 0.0) -> None:
+        """End a tree whose shim was killed before anybody had a handle on it.
+
+        A process that is just being executed is told by its log only after `settles_s`.
+        """
+        began = time.monotonic()
+        while (spent := time.monotonic() - began) < LOST_ENDS_S:
+            seen = adoption.inspect(directory)
+            if seen.fate is Fate.SHIM_LOST and seen.record is not None:
+                LocalHandle(directory, spec, seen.record, None).kill()
+            elif spent >= settles_s:
+                return
+            time.sleep(0.02)
 
     def _abort(self, directory: Path) -> None:
         """End a shim that hangs before its worker runs, and what it forked."""
