@@ -19,6 +19,7 @@ import uvloop
 from benchmarks.common import ROOT, table
 from benchmarks.history.prometheus import Scraping
 from vllm_console.control.observe import Observation
+from vllm_console.control.process import collect_rarely
 from vllm_console.history.database import Database
 from vllm_console.history.memory import MemoryHistory
 from vllm_console.history.store import Store
@@ -122,4 +123,5 @@ if __name__ == "__main__":
     made.add_argument("ports", type=json.loads)
     made.add_argument("seconds", type=float)
     args = made.parse_args()
+    collect_rarely()  # as the daemon does
     print(json.dumps(uvloop.run(_observed(args.ports, args.seconds))))

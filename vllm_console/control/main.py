@@ -19,7 +19,7 @@ import uvloop
 from vllm_console.control.daemon import Daemon
 from vllm_console.control.metrics_port import MetricsApi, listen
 from vllm_console.control.peer import Asker, PeerProtocol
-from vllm_console.control.process import DaemonLock, make_state_dir
+from vllm_console.control.process import DaemonLock, collect_rarely, make_state_dir
 from vllm_console.control.server import ControlApi
 from vllm_console.errors import ConsoleError
 from vllm_console.fleet.find import Place, locate
@@ -54,6 +54,7 @@ def run(
     Raises `AlreadyRunning` when this fleet has a daemon. The lock goes with the process: who waits
     for it to be free finds nothing of this daemon left.
     """
+    collect_rarely()
     make_state_dir(place)
     lock = DaemonLock(place)
     lock.acquire()

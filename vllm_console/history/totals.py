@@ -12,17 +12,16 @@ from vllm_console.telemetry.sample import Histogram, Sample, merge_gauges
 FRESH_S = 10.0
 """A worker's gauges count for this long after its newest sample."""
 
-Key = tuple[str, tuple[float, ...]]
-"""Name and bounds of a histogram."""
+Key = int
+"""Stands for the name and the bounds of a histogram: hashing many bounds takes its time."""
 
 
 @dataclass(slots=True)
 class _Member:
-    """One worker: what it had counted when it came, by name and by key, and its newest sample."""
+    """One worker: its newest sample, and the keys of its histograms by their names."""
 
-    counters: dict[str, float]
-    histograms: dict[Key, Histogram]
     newest: Sample
+    keys: dict[str, Key]
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,23 +54,29 @@ class Totals:
         self._histograms: dict[Key, Histogram] = {}
         """The same of each histogram; a key is here once anybody has had it."""
         self._added: dict[Key, _Added] = {}
+        self._keys: dict[tuple[str, tuple[float, ...]], Key] = {}
 
     def add(self, worker_id: str, sample: Sample) -> None:
         """Takes in the next sample of a worker; its counts never fall (`resets.Unbroken`)."""
         member = self._members.get(worker_id)
         if member is None:
-            keyed = {(name, h.bounds): h for name, h in sample.histograms.items()}
-            self._members[worker_id] = _Member(dict(sample.counters), keyed, sample)
+            keys = {name: self._key(name, h) for name, h in sample.histograms.items()}
+            self._members[worker_id] = _Member(sample, keys)
             for name, value in sample.counters.items():
                 self._counters[name] = self._counters.get(name, 0.0) - value
-            for key, histogram in keyed.items():
-                self._histograms[key] = _less(self._histograms.get(key), histogram)
+            for name, key in keys.items():
+                self._histograms[key] = _less(self._histograms.get(key), sample.histograms[name])
             return
         old, member.newest = member.newest, sample
-        for name, histogram in old.histograms.items():
-            now = sample.histograms.get(name)
-            if now is None or now.bounds != histogram.bounds:
-                self._keep((name, histogram.bounds), histogram)
+        for name, histogram in sample.histograms.items():
+            before = old.histograms.get(name)
+            if before is None or before.bounds is not histogram.bounds:
+                key = self._key(name, histogram)
+                if before is not None and member.keys[name] != key:
+                    self._keep(member.keys[name], before)
+                member.keys[name] = key
+        for name in old.histograms.keys() - sample.histograms.keys():
+            self._keep(member.keys.pop(name), old.histograms[name])
         for name in old.counters.keys() - sample.counters.keys():
             self._counters[name] = self._counters.get(name, 0.0) + old.counters[name]
 
@@ -82,8 +87,8 @@ class Totals:
             return
         for name, value in member.newest.counters.items():
             self._counters[name] = self._counters.get(name, 0.0) + value
-        for name, histogram in member.newest.histograms.items():
-            self._keep((name, histogram.bounds), histogram)
+        for name, key in member.keys.items():
+            self._keep(key, member.newest.histograms[name])
 
     def sample(self, at: float) -> Sample | None:
         """The cumulative sample at `at` (seconds, the clock of the samples).
@@ -92,28 +97,32 @@ class Totals:
         averaged); of a histogram with several sets of bounds, the one most fresh workers have.
         `None` when no worker is fresh: a gap, for its graph as for its numbers.
         """
-        newest = [member.newest for member in self._members.values()]
-        fresh = [sample for sample in newest if at - sample.at <= self._fresh_s]
+        members = self._members.values()
+        fresh = [member for member in members if at - member.newest.at <= self._fresh_s]
         if not fresh:
             return None
         counters = dict(self._counters)
         parts: dict[Key, list[Histogram]] = {}
-        for sample in newest:
-            for name, value in sample.counters.items():
+        for member in members:
+            for name, value in member.newest.counters.items():
                 counters[name] = counters.get(name, 0.0) + value
-            for name, histogram in sample.histograms.items():
-                parts.setdefault((name, histogram.bounds), []).append(histogram)
-        bounds = Counter((name, h.bounds) for new in fresh for name, h in new.histograms.items())
+            histograms_of = member.newest.histograms
+            for name, key in member.keys.items():
+                parts.setdefault(key, []).append(histograms_of[name])
+        most = Counter(item for member in fresh for item in member.keys.items()).most_common()
         histograms: dict[str, Histogram] = {}
-        for key, _ in bounds.most_common():
-            if key[0] not in histograms:
-                histograms[key[0]] = self._total(key, parts[key])
+        for (name, key), _ in most:
+            if name not in histograms:
+                histograms[name] = self._total(key, parts[key])
         return Sample(
             at=at,
             counters=counters,
-            gauges=merge_gauges(new.gauges for new in fresh),
+            gauges=merge_gauges(member.newest.gauges for member in fresh),
             histograms={name: histograms[name] for name in sorted(histograms)},
         )
+
+    def _key(self, name: str, histogram: Histogram) -> Key:
+        return self._keys.setdefault((name, histogram.bounds), len(self._keys))
 
     def _keep(self, key: Key, histogram: Histogram) -> None:
         """Counts on what nobody's newest sample has any more."""

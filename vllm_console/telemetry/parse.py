@@ -71,6 +71,10 @@ class _Scalar:
     """The one engine it is of; `None` where it is of all."""
 
     def value(self, cells: list[float]) -> float:
+        if len(self.cells) == 1:
+            value = cells[self.cells[0]]
+            if 0 <= value < math.inf:
+                return value
         values = [cells[i] for i in self.cells]
         for value in values:
             if not 0 <= value < math.inf:
