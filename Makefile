@@ -35,16 +35,18 @@ bench: setup engine             ## every figure of the README, one table each
 	$(BIN)/python benchmarks/daemon_restart.py
 	$(BIN)/python benchmarks/nvml_cost.py
 	$(BIN)/python -m benchmarks.supervisor_cost
+	$(BIN)/python -m benchmarks.console_paint
 	$(BIN)/python benchmarks/first_token.py
 
 faults: setup engine            ## what becomes of a fleet under faults, one table (ARGS=--fake-only)
 	$(BIN)/python -m benchmarks.faults $(ARGS)
 
-bench-history: setup            ## what history costs and how fast it answers (ARGS=--prometheus PATH)
+bench-history: setup engine     ## what history costs and how fast it answers (ARGS=--prometheus PATH)
 	$(BIN)/python benchmarks/scrape_cost.py --part parse,hung
 	$(BIN)/python benchmarks/quantile_error.py
 	$(BIN)/python -m benchmarks.history $(ARGS)
 	$(BIN)/python -m benchmarks.history.questions $(ARGS)
+	$(BIN)/python benchmarks/real_percentiles.py
 
 engine: setup
 	@$(BIN)/vllm-console engines install cpu

@@ -1,4 +1,4 @@
-"""Writes vllm_console/control/status.schema.json from the snapshot types and their docstrings."""
+"""Writes the JSON Schemas in vllm_console/control from the wire types and their docstrings."""
 
 from __future__ import annotations
 
@@ -11,20 +11,24 @@ from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
-from vllm_console import snapshot
+from vllm_console import answer, snapshot
 
-TARGET = Path(__file__).parent.parent / "vllm_console" / "control" / "status.schema.json"
+_CONTROL = Path(__file__).parent.parent / "vllm_console" / "control"
+TARGET = _CONTROL / "status.schema.json"
+HISTORY_TARGET = _CONTROL / "history.schema.json"
 
 
-def schema() -> dict[str, Any]:
-    """The JSON Schema (2020-12) of `status --json`; closed objects, so that a typo fails a test."""
+def schema(
+    wire: type = snapshot.Snapshot, name: str = snapshot.SCHEMA, title: str = "vllm-console status"
+) -> dict[str, Any]:
+    """The JSON Schema (2020-12) of a wire type; closed objects, so that a typo fails a test."""
     definitions: dict[str, Any] = {}
-    root = _object(snapshot.Snapshot, definitions)
-    root["properties"]["schema"] = {"const": snapshot.SCHEMA}
+    root = _object(wire, definitions)
+    root["properties"]["schema"] = {"const": name}
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
-        "$id": snapshot.SCHEMA,
-        "title": "vllm-console status",
+        "$id": name,
+        "title": title,
         "description": "Additive changes only. Unknown is null. Times are ISO 8601 UTC, durations "
         "seconds, memory bytes, ratios 0..1.",
         **root,
@@ -87,10 +91,20 @@ def _notes(cls: type) -> dict[str, str]:
 
 
 def text() -> str:
-    """The schema file's content."""
-    return json.dumps(schema(), indent=1, ensure_ascii=False) + "\n"
+    """The content of the schema file of `status --json`."""
+    return _text(schema())
+
+
+def history_text() -> str:
+    """The content of the schema file of `history --json`."""
+    return _text(schema(answer.Answer, answer.SCHEMA, "vllm-console history"))
+
+
+def _text(value: dict[str, Any]) -> str:
+    return json.dumps(value, indent=1, ensure_ascii=False) + "\n"
 
 
 if __name__ == "__main__":
-    TARGET.write_text(text(), encoding="utf-8")
-    print(f"wrote {TARGET.name}: {len(text())} bytes")
+    for target, content in ((TARGET, text()), (HISTORY_TARGET, history_text())):
+        target.write_text(content, encoding="utf-8")
+        print(f"wrote {target.name}: {len(content)} bytes")

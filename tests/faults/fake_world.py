@@ -233,11 +233,7 @@ class World:
     def _settled(self) -> bool:
         if self.daemon is None:
             return True
-        return (
-            self.begun
-            and not self._commands
-            and all(map(_decided, self.workers().values()))
-        )
+        return self.begun and not self._commands and all(map(_decided, self.workers().values()))
 
     def down(self) -> None:
         """Take the fleet down: then nothing is left."""

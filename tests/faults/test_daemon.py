@@ -21,6 +21,7 @@ from vllm_console.devices.nvml import Nvml, NvmlReading
 from vllm_console.errors import ConsoleError, InvalidInput, NotFound
 from vllm_console.fleet.find import locate
 from vllm_console.fleet.load import load_fleet
+from vllm_console.history.asking import question
 from vllm_console.snapshot import Gpu, Model
 from vllm_console.telemetry.window import Window
 from vllm_console.workers.shim import descendants, process
@@ -278,6 +279,35 @@ def test_the_next_daemon_remembers_what_the_one_before_saw(
     play(scenario)
 
 
+def test_the_past_is_asked_by_the_fleets_names_and_goes_on_over_daemons(
+    play: Callable[[Scenario], None],
+) -> None:
+    async def scenario(fleet: Fleet) -> None:
+        first = await fleet.up(ONE, QUICK_ONE)
+        await ready(first)
+        seen = await remembered(first, 0.0)
+        await first.close()
+        second = await fleet.up()
+        await remembered(second, seen.new.at)
+        now = time.time()
+        asked = question("uno", metrics=["requests", "availability"], by="worker", now=now)
+        found = await second.answer(asked)
+        assert found.subject == "model/one"
+        parts = [(each.metric, each.part) for each in found.measured]
+        assert parts == [(m, p) for m in ("requests", "availability") for p in (None, "one-1")]
+        assert found.measured[0].figure.coverage > 0
+        available = found.measured[2].figure.values["available"]
+        assert available is not None
+        assert 0 < available < 1  # it took its time to start
+        told = [(mark.kind, mark.text.split()[0]) for mark in found.marks]
+        daemon = ("daemon", "daemon")
+        assert told == [daemon, ("start", "ready"), ("start", "adopted,"), daemon]
+        with pytest.raises(NotFound, match='nothing is known of "dos"'):
+            await second.answer(question("dos", now=now))
+
+    play(scenario)
+
+
 async def remembered(daemon: Daemon, after: float) -> Window:
     """All that is stored of the worker, as one window, once there is a sample after a moment."""
     async with asyncio.timeout(5 * WITHIN_S):
@@ -420,6 +450,31 @@ def test_a_frozen_engine_is_seen_by_its_counters_and_restarted(
             await until(lambda: model(daemon).ready == 1 and pids(daemon) != {pid})
         finally:
             writer.close()
+
+    play(scenario)
+
+
+def test_a_model_tells_what_limits_it_and_what_its_engine_complains_about(
+    play: Callable[[Scenario], None],
+) -> None:
+    async def scenario(fleet: Fleet) -> None:
+        daemon = await fleet.up(ONE, QUICK_ONE)
+        await ready(daemon)
+
+        def looked() -> Model:
+            daemon.snapshot_json()  # who looks is scraped for each second
+            return model(daemon)
+
+        await until(lambda: looked().limits.now == "idle")
+        assert looked().limits.shares == {"idle": 1.0}
+        await until(lambda: looked().workers[0].log_errors is not None)
+        (log,) = (fleet.root / "state").rglob("*.log")
+        with log.open("a", encoding="utf-8") as file:
+            file.write("(EngineCore pid=7) ERROR 11-21 05:19:30 [core.py:1] it is too hot\n")
+        await until(lambda: (e := looked().workers[0].log_errors) is not None and e.errors == 1)
+        told = looked().workers[0].log_errors
+        assert told is not None
+        assert told.newest == "it is too hot"
 
     play(scenario)
 

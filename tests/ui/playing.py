@@ -11,6 +11,7 @@ from textual.pilot import Pilot
 from tests.ui.scripted import Connection, LabFleet, ScriptedClient, StandingClock
 from vllm_console.snapshot import Snapshot
 from vllm_console.ui.console import Console
+from vllm_console.ui.panel_files import PanelFiles
 from vllm_console.ui.panels import load_panels
 from vllm_console.ui.source import FleetClient, Reader
 
@@ -31,6 +32,10 @@ class Stage:
         readonly: bool = False,
         clients: Sequence[FleetClient] = (),
         wait: Callable[[float], bool] | None = None,
+        recorded: str | None = None,
+        begin: str | None = None,
+        panel_files: PanelFiles | None = None,
+        ascii_only: bool = False,
     ) -> None:
         self.client = ScriptedClient(fleet, history=400)
         self.clock = StandingClock()
@@ -46,6 +51,10 @@ class Stage:
             clock=self.clock,
             zone=UTC,
             ticking=False,
+            recorded=recorded,
+            begin=begin,
+            panel_files=panel_files,
+            ascii_only=ascii_only,
         )
         self.reader = reader
 

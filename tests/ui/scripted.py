@@ -12,14 +12,24 @@ from queue import SimpleQueue
 from threading import Event as Flag
 from typing import Any
 
-from vllm_console.errors import NoDaemon, NotFound
+from tests.ui.scripted_insight import completed
+from tests.ui.scripted_looks import AUDIT, HOLDS, LOOKS, answered, looked
+from vllm_console.answer import Answer, Question
+from vllm_console.errors import InvalidInput, NoDaemon, NotFound
 from vllm_console.snapshot import (
+    Advice,
     Alert,
+    Arrivals,
+    AuditEntry,
+    Autoscale,
+    Batching,
     Daemon,
     Engine,
     Event,
     Failure,
+    Forecast,
     Gpu,
+    Health,
     Host,
     Latency,
     Load,
@@ -29,10 +39,11 @@ from vllm_console.snapshot import (
     Scale,
     Slo,
     Snapshot,
+    StepTime,
     Worker,
     thin,
 )
-from vllm_console.ui.trends import Trends
+from vllm_console.ui.trends import Trends, total
 
 GIB = 2**30
 NOON = datetime(2026, 11, 20, 12, 4, 31, tzinfo=UTC)
@@ -46,6 +57,36 @@ MODELS = (
 
 STEP_BOUNDS = (1.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0, 1024.0, 2048.0, 4096.0, 8192.0)
 """The buckets of vLLM's `iteration_tokens_total` up to the scripted max_num_batched_tokens."""
+
+LENGTH_BOUNDS = (20.0, 50.0, 100.0, 200.0, 500.0, 1000.0, 2000.0, 5000.0, 10_000.0, 20_000.0)
+PROMPTS = tuple(zip(LENGTH_BOUNDS, (4, 9, 18, 37, 62, 71, 48, 27, 12, 0), strict=True))
+OUTPUTS = tuple(zip(LENGTH_BOUNDS, (11, 29, 58, 81, 74, 32, 3, 0, 0, 0), strict=True))
+"""Requests by length, in the buckets that vLLM makes for a context of 32,768 tokens."""
+
+ARRIVALS = (
+    Arrivals(4.21, Forecast(4.6, 0.52, 60.0, "trend"), "bursty", 3.4, None, 1800.0),
+    Arrivals(4.86, Forecast(5.3, 0.41, 60.0, "season"), "periodic", 2.7, 60.0, 1800.0),
+    Arrivals(3.9, Forecast(3.9, 0.38, 60.0, "level"), "steady", 1.1, None, 900.0),
+    Arrivals(4.4, Forecast(4.4, 0.44, 60.0, "level"), "steady", 0.9, None, 900.0),
+)
+IDLE = Batching("limited", 256, None, reason="not enough samples yet: 0 of 60")
+BATCHING = (
+    Batching(
+        "limited", 256, None, 900, 60, 898.0,
+        StepTime(0.0061, 0.000021, 128, 0.000034, 0.93, 12, 249), None, 373, "ITL p95 ≤ 50 ms",
+        (Advice("ok", "keep max_num_seqs 256", "249 running at most, ITL p95 23.9 of 50 ms"),),
+    ),
+    Batching(
+        "limited", 256, 64, 812, 60, 861.0,
+        StepTime(0.0093, 0.000078, None, 0.0, 0.88, 31, 244), None, 237, "ITL p95 ≤ 50 ms",
+        (
+            Advice("warn", "max_num_seqs 256 → 212 or more KV", "45 preemptions, KV full at 212"),
+            Advice("warn", "max_num_queued_reqs 64 → 1", "TTFT p95 405 > 350 ms, 4.28 req/s"),
+        ),
+    ),
+    Batching("limited", 256, None, 41, 60, 44.0, reason="not enough samples yet: 41 of 60"),
+    Batching("limited", 256, None, 41, 60, 44.0, reason="not enough samples yet: 41 of 60"),
+)  # fmt: skip
 
 OUT_OF_MEMORY = Failure(
     cause="out-of-memory",
@@ -93,16 +134,35 @@ class LabFleet:
         rng = random.Random(self.seed * 1000 + t)
         models = tuple(self._model(i, t, rng) for i in range(self.models))
         now = NOON + timedelta(seconds=t - 140)
+        gpus = tuple(self._gpu(i, t, rng) for i in range(self.gpus))
+        host = Host("lab-a-1", wave(t, 31, 0.22, 0.61), 64, 212 * GIB, 512 * GIB, 9.4)
+        models = tuple(completed(m, gpus, host, i % 4) for i, m in enumerate(models))
         return Snapshot(
             at=now.isoformat(),
             fleet="lab-a",
             daemon=Daemon(True, 4242, "0.1.0", 93_000.0 + t),
             models=models,
-            gpus=tuple(self._gpu(i, t, rng) for i in range(self.gpus)),
+            load=self._fleet_load(models),
+            health=Health(errors=2, restarts=1, recoveries=1, adopted=3) if models else Health(),
+            gpus=gpus,
             gpus_reason=None if self.gpus else "no GPU: the NVIDIA driver's library is not there",
-            host=Host("lab-a-1", wave(t, 31, 0.22, 0.61), 64, 212 * GIB, 512 * GIB, 9.4),
+            host=host,
             alerts=self._alerts() if models and self.alerts else (),
             events=self._events() if models else (),
+        )
+
+    def _fleet_load(self, models: tuple[Model, ...]) -> Load:
+        loads = [m.load for m in models if m.load.requests_per_s is not None]
+        if not loads:
+            return Load()
+        latency = Latency(
+            60.0,
+            ttft_s=quantiles(0.148, 288 * len(loads)),
+            itl_s=quantiles(0.0142, 21_000 * len(loads)),
+            e2e_s=quantiles(2.61, 288 * len(loads)),
+        )
+        return replace(
+            total(models), requests_per_s=sum(x.requests_per_s or 0 for x in loads), latency=latency
         )
 
     def _state(self, i: int) -> str:
@@ -169,6 +229,11 @@ class LabFleet:
             load=load,
             slo=Slo(slo, 0.05),
             scale=Scale(0 if kind > 1 else 1, (2, 4, 2, 1)[kind], 64.0 if kind == 1 else None),
+            autoscale=Autoscale(cold_start_s=(141.0, 94.2, 71.5, None)[kind]),
+            arrivals=replace(ARRIVALS[kind], oldest_waiting_s=0.4 + (load.waiting or 0) / 20)
+            if ready
+            else Arrivals(),
+            batching=BATCHING[kind] if ready else IDLE,
             options={"max_num_seqs": 256, "max_model_len": 32768, "gpu_memory_utilization": 0.9},
             workers=workers,
         )  # fmt: skip
@@ -215,6 +280,12 @@ class LabFleet:
             output_length=Quantiles(244.0, 618.0, 1020.0, 288),
             step_tokens=tuple(zip(STEP_BOUNDS, steps, strict=False)),
             finish_reasons={"stop": 241.0, "length": 44.0, "abort": 3.0},
+            waiting_for={"capacity": max(0, waiting - 2), "deferred": min(waiting, 2)},
+            rejected_per_s=0.0,
+            tokens_per_step=sum(b * n for b, n in zip(STEP_BOUNDS, steps, strict=False))
+            / sum(steps),
+            prompt_lengths=PROMPTS,
+            output_lengths=OUTPUTS,
         )
 
     def _workers(
@@ -343,8 +414,17 @@ class ScriptedClient:
         self.history = history
         """Seconds that `series` remembers before the first snapshot."""
         self.log_text = LOG
+        self.fleet_file = HOLDS
+        self.looks_refused = False
         self.commands: list[tuple[str, dict[str, Any]]] = []
+        self.questions: list[Question] = []
         self.commanded = Flag()
+        self.asked: list[str] = []
+        """The moments that were looked up."""
+        self.kept_s = 600
+        """Seconds of the past that can be looked up."""
+        self.held: Flag | None = None
+        """Look-ups wait for it, where there is one."""
         self.refuse: Exception | None = None
         self.closed = False
         self._snapshots: SimpleQueue[Snapshot | Exception | None] = SimpleQueue()
@@ -364,16 +444,47 @@ class ScriptedClient:
                 raise item
             yield item
 
+    def snapshot_at(self, moment: str) -> Snapshot:
+        """The scripted fleet at a time in ISO 8601, or so many seconds ago: "-40"."""
+        self.asked.append(moment)
+        if self.held is not None:
+            self.held.wait(10.0)
+        try:
+            t = 140 + (int(moment) if moment.startswith("-") else _second_of(moment))
+        except ValueError:
+            raise InvalidInput(f'not a time: "{moment}"') from None
+        if t < 140 - self.kept_s:
+            raise NotFound(f"nothing is recorded of {moment}")
+        return self.fleet.at(t)
+
     def series(
-        self, subjects: Sequence[str], metrics: Sequence[str], seconds: float, step: float
+        self,
+        subjects: Sequence[str],
+        metrics: Sequence[str],
+        seconds: float,
+        step: float,
+        until: float | None = None,
     ) -> dict[str, dict[str, list[float | None]]]:
-        """What the scripted fleet did until its moment 140."""
-        trends = _remembered(self.fleet, min(int(seconds), self.history))
+        """What the scripted fleet did until a moment, or until its moment 140."""
+        if until is None:
+            trends = _remembered(self.fleet, min(int(seconds), self.history))
+        else:
+            t = 140 + round(until - NOON.timestamp())
+            trends = played(self.fleet, min(int(seconds), t), t)[1]
         return {s: {m: trends.tail(s, m, int(seconds)) for m in metrics} for s in subjects}
 
     def events(self, after: int = 0) -> list[Event]:
         """The scripted events, oldest first."""
         return [e for e in reversed(self.fleet.at(140).events) if e.seq > after]
+
+    def audit(self, after: int = 0) -> list[AuditEntry]:
+        """The scripted commands, oldest first."""
+        return [entry for entry in AUDIT if entry.seq > after]
+
+    def ask(self, question: Question) -> Answer:
+        """A scripted day."""
+        self.questions.append(question)
+        return answered(question)
 
     def log(self, worker: str, offset: int | None = None, lines: int = 200) -> LogChunk:
         """The scripted log, as if it were a file."""
@@ -386,7 +497,9 @@ class ScriptedClient:
         return LogChunk(len(data), data[offset:].decode())
 
     def command(self, verb: str, **args: Any) -> dict[str, Any]:
-        """Note the command; refuse it when told to."""
+        """Note the command; refuse it when told to. What changes nothing is answered."""
+        if verb in LOOKS and not self.looks_refused:
+            return looked(verb, args, self.fleet_file)
         self.commands.append((verb, args))
         self.commanded.set()
         if self.refuse is not None:
@@ -397,6 +510,10 @@ class ScriptedClient:
         """End the stream."""
         self.closed = True
         self.push(None)
+
+
+def _second_of(moment: str) -> int:
+    return round((datetime.fromisoformat(moment) - NOON).total_seconds())
 
 
 class Connection(ScriptedClient):

@@ -89,12 +89,12 @@ async def test_numbers_focus_a_panel_and_zoom_shows_it_alone() -> None:
         assert stage.app.focused is stage.app.screen.query_one("#batching")
         text = await go(stage, pilot, "z")
         assert "tokens a step" in text
-        assert "peak" not in text
+        assert "optimization" not in text
         text = await go(stage, pilot, "1")
-        assert "peak" in text
+        assert "optimization" in text
         assert "tokens a step" not in text
         text = await go(stage, pilot, "escape")
-        assert "peak" in text
+        assert "optimization" in text
         assert "tokens a step" in text
 
 
@@ -269,8 +269,8 @@ async def test_a_read_only_console_has_no_key_that_changes_the_fleet() -> None:
     stage = Stage(readonly=True)
     async with stage.app.run_test(size=ROW) as pilot:
         text = await go(stage, pilot, "l", "u", "r")
-        assert "unload" not in text
-        assert "restart" not in text
+        assert "unload" not in text.splitlines()[-1]
+        assert "restart" not in text.splitlines()[-1]
         await go(stage, pilot, "enter", "u", "r", "l")
         await stage.settled(pilot)
         assert isinstance(stage.app.screen, WorkerDetail)
@@ -374,7 +374,7 @@ async def test_enter_shows_the_worker_and_its_log() -> None:
         assert "1101.0 tokens/s" in text
         text = await go(stage, pilot, "pagedown", "up", "right", "f", "left")
         assert "following" in text
-        await go(stage, pilot, "n")
+        await go(stage, pilot, "o")
         await stage.settled(pilot)
         assert stage.text().startswith("  qwen3-32b-2   ◐ starting")
         await go(stage, pilot, "escape")

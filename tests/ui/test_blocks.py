@@ -13,6 +13,7 @@ from tests.ui.scripted import GIB, LabFleet, played
 from vllm_console.snapshot import (
     Alert,
     Daemon,
+    Efficiency,
     Engine,
     Gateway,
     GpuProcess,
@@ -64,8 +65,8 @@ def test_the_model_list_with_workers_progress_and_failure() -> None:
 ● llama-70b     34%    224+5  1,122
 ● qwen3-32b     49%   154+38    771
 ├ ● worker 1    49%   154+38    771
-└ ◐ worker 2            compile 62%
-◐ mistral-24b           weights 38%
+└ ◐ worker 2      compile 62%  36 s
+◐ mistral-24b     weights 38%  58 s
 ✖ phi-4               out-of-memory"""
     )
 
@@ -73,9 +74,29 @@ def test_the_model_list_with_workers_progress_and_failure() -> None:
 def test_a_wide_model_list_has_more_columns() -> None:
     lines = drawn("models", 90, 4).splitlines()
     assert re.split(" +", lines[0].strip()) == [
-        "model", "GPU", "KV", "run+wait", "hit", "TTFT", "ms", "req/s", "tok/s",
+        "model", "rev", "ready", "GPU/8", "GiB", "KV", "run+wait", "hit", "TTFT", "ms", "req/s",
+        "tok/s",
     ]  # fmt: skip
-    assert lines[1].split()[2:] == ["0,1", "34%", "224+5", "49%", "261", "3.02", "1,122"]
+    assert lines[1].split()[2:] == [
+        "r3", "1/1", "0,1", "254", "34%", "224+5", "49%", "261", "3.02", "1,122",
+    ]  # fmt: skip
+    assert lines[3].split()[2:] == ["r3", "0/1", "3", "–", "weights", "38%", "58", "s"]
+
+
+def test_a_model_with_missing_workers_is_amber_where_they_are_counted() -> None:
+    rows_ = BLOCKS["models"].draw(view(), 60, 9)
+    assert "warn!" not in [ink.rstrip("@") for _, ink in rows_[1]]
+    assert ("    1", "warn!") in rows_[2]
+    assert ("    0", "warn!") in rows_[5]
+
+
+def test_the_time_left_of_a_start_is_told_only_where_earlier_starts_tell_it() -> None:
+    first = replace(SNAPSHOT.models[2].workers[0], expected_s=None)
+    model = replace(SNAPSHOT.models[2], workers=(first,))
+    assert drawn("models", of=with_model(model)).endswith("weights 38%")
+    late = replace(SNAPSHOT.models[2].workers[0], elapsed_s=99.0)
+    model = replace(SNAPSHOT.models[2], workers=(late,))
+    assert drawn("models", of=with_model(model)).endswith("weights 38%")
 
 
 def test_the_selected_row_is_on_another_ground_and_keeps_its_state_colour() -> None:
@@ -135,7 +156,7 @@ def test_settings_of_a_ready_model() -> None:
     assert (
         drawn("config")
         == """\
-llama-70b         ● ready  up 3.1 d
+llama-70b r3      ● ready  up 3.1 d
 meta-llama/Llama-3.3-70B-Instruct
 
 TP × PP    2 × 1  GPUs          0,1
@@ -165,7 +186,7 @@ def test_a_failed_model_shows_cause_line_and_remedy() -> None:
     assert (
         drawn("config", of=view("model/phi-4"))
         == """\
-phi-4                      ✖ failed
+phi-4 r3                   ✖ failed
 microsoft/phi-4         vLLM 0.11.2
 ✖ out-of-memory              exit 1
   torch.OutOfMemoryError: CUDA out
@@ -185,7 +206,7 @@ def test_a_stopped_model_shows_what_fleet_toml_asks_for() -> None:
 
 
 def test_memory_of_a_gpu_and_of_the_host() -> None:
-    text = drawn("memory")
+    text = drawn("memory", height=4)
     assert text.splitlines()[0] == "GPU memory           254 of 282 GiB"
     assert text.splitlines()[2:] == [
         "■ weights     131 ■ KV used    37.7",
@@ -193,7 +214,7 @@ def test_memory_of_a_gpu_and_of_the_host() -> None:
     ]
     host = replace(LLAMA, memory=replace(LLAMA.memory, device="host"))
     assert drawn("memory", of=with_model(host)).startswith("host memory")
-    wide = drawn("memory", 60).splitlines()
+    wide = drawn("memory", 60, 4).splitlines()
     assert wide[2] == "■ weights            131 GiB    ■ KV used           37.7 GiB"
 
 
@@ -310,10 +331,11 @@ def test_latency_over_its_target_is_amber_then_red() -> None:
 
 
 def test_efficiency_uses_the_models_gpus_or_its_share_of_the_host() -> None:
-    assert drawn("efficiency").splitlines()[0] == "GPU busy   ━━━━━━━━━━━━━━━━━━   94%"
-    cpu = replace(LLAMA, workers=(replace(LLAMA.workers[0], gpus=(), cpu=32.0),))
+    assert drawn("efficiency").splitlines()[1] == "GPU busy   ━━━━━━━━━━━━━━━━━━   94%"
+    alone = replace(LLAMA.workers[0], gpus=(), cpu=32.0)
+    cpu = replace(LLAMA, workers=(alone,), efficiency=Efficiency())
     text = drawn("efficiency", of=with_model(cpu, replace(SNAPSHOT, gpus=())))
-    assert text.splitlines()[0] == "CPU busy   ━━━━━━━━━━━━━━━━━━   50%"
+    assert text.splitlines()[1] == "CPU busy   ━━━━━━━━━━━━━━━━━━   50%"
 
 
 def test_one_running_request_is_not_drawn_as_a_full_graph() -> None:
@@ -330,12 +352,6 @@ def test_waiting_requests_are_amber_from_the_panels_limit_on() -> None:
     rows_ = BLOCKS["occupancy"].draw(view("model/qwen3-32b"), 35, 9)
     assert text_of(rows_).splitlines()[0] == "▲ running                154 of 256"
     assert ("38", "warn!") in rows_[-1]
-
-
-def test_batch_numbers_are_a_minute() -> None:
-    assert drawn("batch", of=view("model/qwen3-32b")) == (
-        "preempt  3.18 /m  in tok p95  2.41k\nabort       0 /m  out tok p95   618"
-    )
 
 
 def test_steps_tell_the_bucket_of_the_median_and_no_more() -> None:
@@ -370,10 +386,10 @@ def test_finish_reasons_as_shares() -> None:
 
 
 def test_what_this_version_does_not_do_is_said_and_not_invented() -> None:
-    assert "not in this version" in drawn("advice")
+    assert "not yet: adaptive, predictive" in drawn("strategies")
     assert drawn("autoscale").splitlines()[0].split() == ["autoscale", "off"]
     assert drawn("gateway").splitlines()[0].split() == ["gateway", "off"]
-    assert not any(char.isdigit() for char in drawn("advice") + drawn("gateway"))
+    assert not any(char.isdigit() for char in drawn("gateway"))
 
 
 def test_the_ruler_shows_ready_and_wanted_in_their_range() -> None:

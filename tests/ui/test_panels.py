@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
 
 from tests.ui.scripted import LabFleet, played
 from vllm_console.errors import InvalidInput
+from vllm_console.ui import blocks
 from vllm_console.ui.blocks import BLOCKS
-from vllm_console.ui.panels import NAMES, load_panels, packaged, read_panel
+from vllm_console.ui.panels import LIMITS, NAMES, load_panels, packaged, read_panel
 from vllm_console.ui.rows import text_of
 from vllm_console.ui.stacking import draw_panel
 from vllm_console.ui.view import Limit, View
@@ -47,7 +49,7 @@ def test_a_folder_that_is_not_there_is_one_line(tmp_path: Path) -> None:
     ("text", "line", "message"),
     [
         ('title = "x"\n\n[[blocks]]\nblock = "modles"\n', 4, 'did you mean "models"?'),
-        ('[[blocks]]\nblock = "memory"\nheight = "auto"\n', 3, "memory has no height of its own"),
+        ('[[blocks]]\nblock = "steps"\nheight = "auto"\n', 3, "steps has no height of its own"),
         ('[[blocks]]\nblock = "memory"\nheight = 4\nhight = 4\n', 4, 'no key "hight"; did'),
         ('[[blocks]]\nblock = "memory"\nheight = -4\n', 3, 'a number of rows, "auto" or "1fr"'),
         ('[[blocks]]\nblock = "models"\nat = ["row", "tab"]\n', 3, 'no layout "tab"'),
@@ -57,6 +59,7 @@ def test_a_folder_that_is_not_there_is_one_line(tmp_path: Path) -> None:
         ('hue = "pink"\n', 1, 'no hue "pink"; one of engines'),
         ("[limits.waiting]\nwarn = true\n", 2, "limits.waiting.warn must be a number"),
         ("[limits.waiting]\nworn = 3\n", 2, 'no key "worn"; did you mean "warn"?'),
+        ("[limits.wating]\nwarn = 3\n", 1, 'no limit "wating"; did you mean "waiting"?'),
         ('title = "x"\n', None, "it lists no blocks"),
     ],
 )  # fmt: skip
@@ -70,10 +73,18 @@ def test_a_mistake_names_the_file_the_line_and_the_way_out(
     assert problem.startswith(f"{path}:{line}: " if line else str(path))
 
 
+def test_every_limit_that_a_block_asks_for_may_be_set_and_no_other() -> None:
+    asked: set[str] = set()
+    for source in Path(blocks.__file__).parent.parent.rglob("*.py"):
+        asked |= set(re.findall(r'\.limit\("([a-z_]+)"\)', source.read_text(encoding="utf-8")))
+    assert asked == set(LIMITS)
+
+
 def test_broken_toml_names_its_line(tmp_path: Path) -> None:
-    problem = read_panel(written(tmp_path, 'title = "x"\n[[blocks\n')).problem
+    path = written(tmp_path, 'title = "x"\n[[blocks\n')
+    problem = read_panel(path).problem
     assert problem is not None
-    assert "line 2" in problem
+    assert problem.startswith(f"{path}:2: Expected")
 
 
 def test_a_mistake_stands_in_its_panels_place(tmp_path: Path) -> None:

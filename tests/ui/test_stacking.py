@@ -72,6 +72,13 @@ def test_blank_rows_go_before_a_block_does() -> None:
     assert [p.y for p in places(spec, VIEW, "row", 40, 6)] == [0, 4]
 
 
+def test_a_tall_panel_drops_a_block_before_its_blank_rows() -> None:
+    blocks = (Placed("memory", 15, min=15, keep=9), Placed("batch", 10, min=10, keep=1))
+    spec = PanelSpec("x", "x", "engines", blocks)
+    assert [p.y for p in places(spec, VIEW, "row", 40, 26)] == [0, 16]
+    assert [p.block for p in places(spec, VIEW, "row", 40, 25)] == ["memory"]
+
+
 def test_shares_stop_at_their_most_except_in_a_zoom() -> None:
     spec = PanelSpec("x", "x", "engines", (Placed("kv-cache", None, 1, min=4, max=10),))
     assert heights(spec, "row", 40) == {"kv-cache": 10}

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
-import re
 import shlex
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
@@ -80,10 +78,11 @@ def _as_json(fleet: Fleet, model: ModelConfig) -> dict[str, Any]:
 def _as_text(fleet: Fleet, model: ModelConfig, with_origins: bool) -> Iterator[str]:
     from vllm_console.fleet.layers import TABLES
     from vllm_console.fleet.origins import origins
+    from vllm_console.fleet.written import as_toml, key_as_toml
 
     lines: list[tuple[str, str]] = []
     table = None
-    header = f"models.{_key(model.name)}"
+    header = f"models.{key_as_toml(model.name)}"
     lines.append((f"[{header}]", ""))
     for key, value, origin in origins(fleet, model.name):
         if value in (None, [], {}) or (origin.layer == "built-in" and not with_origins):
@@ -93,7 +92,7 @@ def _as_text(fleet: Fleet, model: ModelConfig, with_origins: bool) -> Iterator[s
             table = first
             lines.append((f"[{header}.{table}]", ""))
         name = rest if first in TABLES else first
-        lines.append((f"{_key(name)} = {_toml(value)}", origin.place))
+        lines.append((f"{key_as_toml(name)} = {as_toml(value)}", origin.place))
     width = min(60, max(len(text) for text, _ in lines))
     for text, place in lines:
         yield f"{text:<{width}}  # {place}" if with_origins and place else text
@@ -166,17 +165,3 @@ def _is_secret(value: object) -> bool:
     from vllm_console.fleet.secrets import Secret
 
     return isinstance(value, Secret)
-
-
-def _key(key: str) -> str:
-    return key if re.fullmatch(r"[A-Za-z0-9_-]+", key) else json.dumps(key, ensure_ascii=False)
-
-
-def _toml(value: Any) -> str:
-    if isinstance(value, dict):
-        return f"{{ {', '.join(f'{_key(k)} = {_toml(v)}' for k, v in value.items())} }}"
-    if isinstance(value, (list, tuple)):
-        return f"[{', '.join(map(_toml, value))}]"
-    if isinstance(value, (str, bool)):
-        return json.dumps(value, ensure_ascii=False)
-    return str(value)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 
 from vllm_console.cli.connect import place_of
@@ -14,7 +15,7 @@ SUMMARY = "open the console (what no verb at all does)"
 def configure(parser: argparse.ArgumentParser) -> None:
     """Options of the console."""
     parser.add_argument("--readonly", action="store_true", help="look, change nothing")
-    parser.add_argument("--theme", metavar="NAME", help="console-night, console-day, nord, …")
+    add_looks(parser)
     parser.add_argument(
         "--refresh",
         type=float,
@@ -24,12 +25,28 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_looks(parser: argparse.ArgumentParser) -> None:
+    """Options of how it is drawn."""
+    parser.add_argument(
+        "--theme", metavar="NAME", help="console-night, console-day, console-16, nord, …"
+    )
+    parser.add_argument(
+        "--ascii",
+        action=argparse.BooleanOptionalAction,
+        help="draw with ASCII alone (default: where TERM has no more, such as linux)",
+    )
+
+
+def needs_terminal(instead: str) -> None:
+    """Raise `InvalidInput` where there is neither a terminal nor `web` to draw on."""
+    drawn_elsewhere = os.environ.get("TEXTUAL_DRIVER")
+    if not drawn_elsewhere and not (sys.stdin.isatty() and sys.stdout.isatty()):
+        raise InvalidInput(f"the console needs a terminal; {instead}")
+
+
 def run(args: argparse.Namespace) -> int:
     """Attach to the daemon, starting one first if none runs; quitting stops nothing."""
-    if not (sys.stdin.isatty() and sys.stdout.isatty()):
-        raise InvalidInput(
-            "the console needs a terminal; `vllm-console status` prints the same facts"
-        )
+    needs_terminal("`vllm-console status` prints the same facts")
     if not 0.5 <= args.refresh <= 60:
         raise InvalidInput(f"--refresh {args.refresh:g}: takes 0.5 to 60 seconds")
     from vllm_console.control.client import Client
@@ -50,5 +67,6 @@ def run(args: argparse.Namespace) -> int:
         panels=panels_dir(place),
         theme=args.theme,
         readonly=args.readonly,
+        ascii_only=args.ascii,
         refresh_s=args.refresh,
     )

@@ -35,6 +35,8 @@ class ExitCode(IntEnum):
 
 VERBS = {
     "console": "open the console (what no verb at all does)",
+    "web": "the console in a browser, read-only",
+    "replay": "the console over a history file, also another machine's; nothing is changed",
     "demo": "a whole fleet with traffic, on the spot, without a GPU too",
     "up": "start the fleet's daemon and its models",
     "down": "stop the fleet: every worker, then the daemon",
@@ -42,6 +44,7 @@ VERBS = {
     "load": "start the workers of a model",
     "unload": "drain and stop the workers of a model",
     "restart": "stop and start the workers of a model",
+    "scale": "give a model more workers, or fewer",
     "apply": "bring the running fleet to what fleet.toml says now",
     "rollback": "serve an earlier revision of a model again",
     "logs": "what a worker wrote",

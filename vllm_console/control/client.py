@@ -86,6 +86,15 @@ class Client:
         for line in self._lines("/v1/snapshots", quiet=self.timeout):
             yield from_json(Snapshot, json.loads(line))
 
+    def snapshot_at(self, moment: str) -> Snapshot:
+        """The fleet as it was: "-2h", "yesterday 14:00", "2026-11-20 14:00", ISO 8601.
+
+        What is not stored is `None`. Raises `InvalidInput` for what is no time, `NotFound` for one
+        before anything was recorded.
+        """
+        answer = self._get_json(f"/v1/snapshots/at?{urlencode({'time': moment})}")
+        return from_json(Snapshot, answer)
+
     def events(
         self,
         after: int = 0,
@@ -119,12 +128,19 @@ class Client:
             yield from_json(AuditEntry, json.loads(line))
 
     def series(
-        self, subjects: Sequence[str], metrics: Sequence[str], seconds: float, step: float
+        self,
+        subjects: Sequence[str],
+        metrics: Sequence[str],
+        seconds: float,
+        step: float,
+        until: float | None = None,
     ) -> dict[str, dict[str, list[float | None]]]:
-        """Graph series by subject and metric: one value a step, oldest first, `None` for a gap."""
-        query = urlencode(
-            {"subject": subjects, "metric": metrics, "seconds": seconds, "step": step}, doseq=True
-        )
+        """Graph series by subject and metric: one value a step, oldest first, `None` for a gap.
+
+        They end `until`, in seconds since the epoch, or now.
+        """
+        asked = {"subject": subjects, "metric": metrics, "seconds": seconds, "step": step}
+        query = urlencode(asked if until is None else {**asked, "until": until}, doseq=True)
         series = self._get_json(f"/v1/history?{query}")["series"]
         return {s: dict(by_metric) for s, by_metric in series.items()}
 

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from dataclasses import asdict
 from typing import Any, Protocol
 
+from vllm_console.control.looking import Looking, configured
 from vllm_console.control.revisions import Revisions
-from vllm_console.control.rollout import Rollout, stored
+from vllm_console.control.rollout import CHANGED_SINCE, Rollout, stored
 from vllm_console.control.roster import Roster
 from vllm_console.control.served import Actor, ServedModel
 from vllm_console.errors import ConsoleError, InvalidInput
 from vllm_console.fleet.model import Fleet
+from vllm_console.snapshot import to_json
 
 Answer = dict[str, Any]
 
@@ -23,6 +25,7 @@ class Commanded(Protocol):
     models: Roster
     revisions: Revisions
     rollout: Rollout
+    looking: Looking
     going_down: bool
 
     def load(self, model: ServedModel) -> list[Actor]:
@@ -31,11 +34,17 @@ class Commanded(Protocol):
     def unload(self, model: ServedModel) -> list[Actor]:
         """Want none of a model; returns the workers that go."""
 
+    def scale(self, model: ServedModel, number: int) -> tuple[list[Actor], list[Actor]]:
+        """Want exactly so many workers; returns those that start and those that go."""
+
     def restart(self, model: ServedModel) -> None:
         """Give each worker of a model a new process."""
 
     async def apply(self, agreed: str | None) -> None:
         """Bring the fleet to what its file says."""
+
+    def spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        """Do something beside; an error of it becomes an event."""
 
     def begin_down(self) -> None:
         """Stop every worker, then the daemon; returns at once."""
@@ -50,6 +59,10 @@ class Commands:
             "load": self._load,
             "unload": self._unload,
             "restart": self._restart,
+            "scale": self._scale,
+            "load-plan": self._load_plan,
+            "config": self._config,
+            "fleet-file": self._fleet_file,
             "plan": self._plan,
             "apply": self._apply,
             "revisions": self._revisions,
@@ -60,8 +73,9 @@ class Commands:
     async def carry_out(self, verb: str, args: Mapping[str, Any]) -> Answer:
         """Carry out one command; its answer is what the client gets as JSON.
 
-        load, unload, restart and down return once they are accepted, apply and rollback once they
-        are done. Raises `ConsoleError` with the one line that says why not.
+        load, unload, restart, scale and down return once they are accepted, apply and rollback
+        once they are done; apply with `wait` false, once the plan is still what was agreed to.
+        Raises `ConsoleError` with the one line that says why not.
         """
         daemon = self._daemon
         if daemon.going_down and verb != "down":
@@ -91,11 +105,32 @@ class Commands:
         self._daemon.restart(model)
         return _done(model, list(model.workers))
 
+    async def _scale(self, args: Mapping[str, Any]) -> Answer:
+        model = self._model(args)
+        started, surplus = self._daemon.scale(model, wanted_workers(model, args.get("workers")))
+        answer = _done(model, [worker.id for worker in started])
+        return {**answer, "wanted": model.wanted, "gone": [worker.id for worker in surplus]}
+
+    async def _load_plan(self, args: Mapping[str, Any]) -> Answer:
+        return dict(to_json(await self._daemon.looking.load_plan(self._model(args))))
+
+    async def _config(self, args: Mapping[str, Any]) -> Answer:
+        return dict(to_json(configured(self._daemon.fleet, self._model(args))))
+
+    async def _fleet_file(self, _: Mapping[str, Any]) -> Answer:
+        return dict(to_json(await self._daemon.looking.fleet_file()))
+
     async def _plan(self, _: Mapping[str, Any]) -> Answer:
         return self._daemon.rollout.plan()
 
     async def _apply(self, args: Mapping[str, Any]) -> Answer:
-        await self._daemon.apply(args.get("digest"))
+        agreed = args.get("digest")
+        if args.get("wait", True):
+            await self._daemon.apply(agreed)
+            return {"ok": True}
+        if agreed is not None and agreed != self._daemon.rollout.plan()["digest"]:
+            raise ConsoleError(CHANGED_SINCE)
+        self._daemon.spawn(self._daemon.apply(agreed))
         return {"ok": True}
 
     async def _revisions(self, args: Mapping[str, Any]) -> Answer:
@@ -117,6 +152,22 @@ class Commands:
         if model is None:
             raise self._daemon.models.unknown(name, "model")
         return model
+
+
+def wanted_workers(model: ServedModel, number: object) -> int:
+    """A number of workers that a model may have; raises `InvalidInput` for any other."""
+    config = model.config
+    if config.attached:
+        raise InvalidInput(f"{model.name} is attached ({config.url}): scale it where it runs")
+    low, high = (config.scale.min, config.scale.max) if config.scale else (0, 1)
+    if isinstance(number, bool) or not isinstance(number, int):
+        raise InvalidInput("scale needs a number of workers")
+    if not low <= number <= high:
+        raise InvalidInput(
+            f"{model.name} may have {low} to {high} workers, not {number}: "
+            f"scale.min and scale.max of models.{model.name} in the fleet file say so"
+        )
+    return number
 
 
 def _done(model: ServedModel, workers: list[str]) -> Answer:

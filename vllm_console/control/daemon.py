@@ -14,16 +14,22 @@ from typing import Any
 
 from vllm_console import __version__
 from vllm_console.answer import Answer, Question
+from vllm_console.control.analysis import Analysis
 from vllm_console.control.audit import AuditLog
 from vllm_console.control.changes import Changes
 from vllm_console.control.commands import Commands
 from vllm_console.control.events import EventLog, now_iso
 from vllm_console.control.exposition import exposition
 from vllm_console.control.factory import WorkerFactory
+from vllm_console.control.health import HealthCount
+from vllm_console.control.insights import Insights
+from vllm_console.control.log_errors import LogWatch
+from vllm_console.control.looking import Looking
 from vllm_console.control.machine import Machine
 from vllm_console.control.observe import Observation
 from vllm_console.control.orphans import OrphanWatch
-from vllm_console.control.picture import alerts, model_picture
+from vllm_console.control.past import moment_of, snapshot_at
+from vllm_console.control.picture import alerts, model_picture, slots_of
 from vllm_console.control.revisions import Revisions, WantedModels
 from vllm_console.control.rollout import Rollout
 from vllm_console.control.roster import Roster
@@ -91,7 +97,11 @@ class Daemon:
             store=self.store,
         )
         self._launcher: Launcher = launcher or LocalLauncher(place.workers)
+        self._analysis = Analysis(self._observation.history, clock, self._launcher.expected_s)
+        self._health = HealthCount(self.events)
         self._machine = Machine(self._node, nvml, self.tell, clock)
+        self._insights = Insights(self._observation.history)
+        self._log_watch = LogWatch(self._launcher.log_path, clock)
         self._orphans = OrphanWatch(place.state_dir, lambda: self._machine.devices, self.tell)
         self.revisions = Revisions(self._database, place.state_dir / "revisions.json")
         self._wanted = WantedModels(place.state_dir / "wanted.json")
@@ -115,6 +125,9 @@ class Daemon:
             on_change=self._changes.heard,
             clock=clock,
         )
+        self.looking = Looking(
+            place.fleet_file, self.rollout, self._factory, self._machine, self._launcher.expected_s
+        )
         self._commands = Commands(self)
         self.models.update((name, self._served(config)) for name, config in fleet.models.items())
 
@@ -134,13 +147,15 @@ class Daemon:
                 count = wanted.get(model.name, count)
             surplus: list[Actor] = []
             if wanted is not None and model.name in wanted:
-                surplus = self._surplus(model, wanted[model.name], served)
+                surplus = model.surplus(wanted[model.name], served)
             stay = [w for w in model.workers.values() if w.state is not State.STOPPING]
             model.wanted = max(model.wanted, sum(worker not in surplus for worker in stay))
             if autostart and count:
                 self.load(model, count)
-            for worker in surplus:
-                self.spawn(self.retire(model, worker))
+            for worker in surplus:  # the last of a model may be loaded again meanwhile
+                self.tell("info", worker.id, "is one more than wanted, and goes")
+                retire = self.retire if worker.id in model.leaving else self._unload
+                self.spawn(retire(model, worker))
         text = f"daemon {__version__} started"
         if adopted:
             text += f", {len(adopted)} adopted in {took_ms:.0f} ms"
@@ -190,6 +205,10 @@ class Daemon:
             model_picture(m, self._observation, machine.usage, machine.devices, machine.host)
             for m in self.models.values()
         )
+        models = self._insights.complete(
+            self._clock(), models, machine.devices.gpus, machine.host,
+            self.fleet.gpu_hour_cost, self._log_watch.told(),
+        )  # fmt: skip
         trouble = [self.events.trouble] if self.events.trouble else []
         return Snapshot(
             at=now_iso(),
@@ -200,7 +219,9 @@ class Daemon:
                 version=__version__,
                 uptime_s=round(self._clock() - self._started, 3),
             ),
-            models=models,
+            models=self._analysis.complete(models),
+            load=self._observation.fleet_load(slots_of(models)),
+            health=self._health.read(),
             gpus=machine.devices.gpus,
             gpus_reason=machine.devices.reason,
             host=machine.host,
@@ -212,9 +233,15 @@ class Daemon:
     def snapshot_json(self) -> bytes:
         """The whole fleet as it is now, as JSON; who asks is taken to look for a while."""
         self._looked = self._clock()
-        return json.dumps(
-            to_json(self.snapshot()), ensure_ascii=False, separators=(",", ":"), allow_nan=False
-        ).encode()
+        return _dumped(self.snapshot())
+
+    async def snapshot_at(self, moment: str) -> bytes:
+        """The fleet as it was at a time that a person wrote, as JSON; a thread looks it up."""
+        now = time.time()
+        at = moment_of(moment, now)
+        name, gpus = self.fleet.name, self._machine.devices.gpus
+        asked = self.store.ask(lambda past: snapshot_at(past, at, now, fleet=name, gpus=gpus))
+        return _dumped(await asyncio.wrap_future(asked))
 
     def metrics(self) -> bytes:
         """The fleet as Prometheus text; who asks is taken to look for a while."""
@@ -236,19 +263,26 @@ class Daemon:
             self._watchers -= 1
 
     async def series(
-        self, subjects: Sequence[str], metrics: Sequence[str], seconds: float, step: float
+        self,
+        subjects: Sequence[str],
+        metrics: Sequence[str],
+        seconds: float,
+        step: float,
+        until: float | None = None,
     ) -> dict[str, Series]:
         """Graph series of "model/NAME", "worker/ID" or "fleet", by subject and metric.
 
-        What happened since this daemon began, and is not long ago, comes from memory.
+        They end `until`, in seconds since the epoch, or now. What happened since this daemon
+        began, and is not long ago, comes from memory.
         """
         for metric in metrics:
             if metric not in SERIES:
                 raise InvalidInput(f"no metric {metric}; there are {', '.join(SERIES)}")
-        if seconds > min(KEEP_S, self._clock() - self._started):
-            asked = self.store.ask(
-                lambda past: series(past, subjects, metrics, time.time(), seconds, step)
-            )
+        if until is not None or seconds > min(KEEP_S, self._clock() - self._started):
+            end = time.time() if until is None else until
+            asked = self.store.ask(lambda past: series(past, subjects, metrics, end, seconds, step))
+            if until is not None:
+                return await asyncio.wrap_future(asked)
             with suppress(ConsoleError):  # its trouble is an alert; memory knows a little
                 return await asyncio.wrap_future(asked)
         known = self._observation.history.series
@@ -294,6 +328,14 @@ class Daemon:
         for worker in workers:
             self.spawn(self._unload(model, worker))
         return workers
+
+    def scale(self, model: ServedModel, number: int) -> tuple[list[Actor], list[Actor]]:
+        """Want exactly so many workers of a model; returns those that start and those that go."""
+        started, surplus = model.scale(number)
+        self._note_wanted()
+        for worker in surplus:
+            self.spawn(self.retire(model, worker))
+        return started, surplus
 
     def restart(self, model: ServedModel) -> None:
         """Give each worker of a model a new process; a model that has none is loaded."""
@@ -348,6 +390,7 @@ class Daemon:
         while worker.state not in ENDED:
             await worker.unload()
         model.workers.pop(worker.id, None)
+        model.leaving.discard(worker.id)
         await self._forget(worker)
 
     # -- models and workers ----------------------------------------------------------------
@@ -369,24 +412,6 @@ class Daemon:
                 text = f"runs revision {found.spec.revision}; restart applies {model.revision}"
                 self.events.add("warn", worker.id, text)
         return handles
-
-    def _surplus(self, model: ServedModel, wanted: int, served: set[str]) -> list[Actor]:
-        """The adopted workers of a model beyond those wanted.
-
-        There are some after a daemon was killed between a command and its end, such as in a
-        replacement whose old worker had not gone yet. Those that are on their way out go first,
-        then those that have not `served`, then those of another revision.
-        """
-
-        def rank(worker: Actor) -> tuple[bool, bool, bool]:
-            revision = worker.spec.revision if worker.spec else None
-            leaving = worker.state is State.STOPPING
-            return leaving, worker.id not in served, revision != model.revision
-
-        surplus = sorted(model.workers.values(), key=rank)[wanted:]
-        for worker in surplus:
-            self.tell("info", worker.id, "is one more than wanted, and goes")
-        return surplus
 
     def _tell_losses(self) -> None:
         """Say which workers ended while no daemon ran, and whether a reboot took them."""
@@ -421,6 +446,9 @@ class Daemon:
         while True:
             self._observation.looked_at = self._clock() - self._looked < _LOOKS_FOR_S
             self._observation.tick()
+            self._analysis.tick({name: tuple(m.workers) for name, m in self.models.items()})
+            machine = self._machine
+            self._insights.tick(self._clock(), self.models, machine.devices.gpus, machine.host)
             if self._watchers:
                 self._line = self.snapshot_json()
                 ticked, self._ticked = self._ticked, asyncio.Event()
@@ -445,6 +473,7 @@ class Daemon:
         while True:
             workers = [worker for _, worker in self.models.workers()]
             await self._machine.read(await asyncio.to_thread(_trees, workers))
+            await asyncio.to_thread(self._log_watch.look, [worker.id for worker in workers])
             self._observation.record_gpus(self._machine.devices.gpus)
             await asyncio.sleep(TICK_S if self._observation.looked_at else 5 * TICK_S)
 
@@ -457,6 +486,11 @@ class Daemon:
         else:
             _log.error("a task of the daemon failed", exc_info=error)
             self.events.add("crit", "daemon", f"internal error, see daemon.log: {error!r}")
+
+
+def _dumped(snapshot: Snapshot) -> bytes:
+    plain = to_json(snapshot)
+    return json.dumps(plain, ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode()
 
 
 def _trees(workers: Sequence[Actor]) -> dict[str, list[int]]:

@@ -125,6 +125,13 @@ class Observation:
             return Load()
         return self._load(f"model/{model}", sample, max_num_seqs)
 
+    def fleet_load(self, max_num_seqs: int | None) -> Load:
+        """What all workers of all models do now."""
+        sample = self.history.latest("fleet")
+        if sample is None or not any(w.sample for w in self._watched.values()):
+            return Load()
+        return self._load("fleet", sample, max_num_seqs)
+
     def info(self, worker_id: str) -> dict[str, str]:
         """The labels of the worker's vllm:cache_config_info; empty before its first sample."""
         watched = self._watched.get(worker_id)

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
+from vllm_console.control.insights import lora
 from vllm_console.control.observe import Observation
 from vllm_console.control.served import Actor, ServedModel
 from vllm_console.devices.nvml import NvmlReading
@@ -13,6 +14,7 @@ from vllm_console.snapshot import (
     Alert,
     Engine,
     Gpu,
+    GpuMemory,
     Host,
     Load,
     Memory,
@@ -76,6 +78,7 @@ def model_picture(
         command=served.command,
         engine=engine,
         memory=memory(workers, engine, load, usage, devices, host),
+        lora=lora(observation.info(worker.id) for worker in workers),
         load=load,
         slo=Slo(config.slo.ttft_p95_s, config.slo.itl_p95_s, config.slo.e2e_p95_s),
         scale=Scale(scale.min, scale.max, scale.target) if scale else Scale(0, config.workers),
@@ -95,6 +98,8 @@ def engine_facts(actor: Actor, info: Mapping[str, str], options: Mapping[str, An
         "max_concurrency": _number(info.get("kv_cache_max_concurrency")),
         "prefix_caching": _flag(info.get("enable_prefix_caching")),
         "gpu_memory_utilization": _number(info.get("gpu_memory_utilization")),
+        "kv_cache_blocks": _integer(info.get("num_gpu_blocks")),
+        "swap_bytes": _gibibytes(info.get("kv_offloading_size")),
     }
     for field in fields(Engine):
         if found.get(field.name) is None and field.name in options:
@@ -144,7 +149,51 @@ def memory(
         kv_used_bytes=kv_used,
         kv_free_bytes=kv_total - kv_used if kv_total is not None and kv_used is not None else None,
         other_bytes=other,
+        gpus=gpu_memory(workers, engine, devices),
     )
+
+
+def gpu_memory(
+    workers: Sequence[Worker], engine: Engine, devices: NvmlReading
+) -> tuple[GpuMemory, ...]:
+    """Each GPU of a model's workers; vLLM gives every rank an equal part of weights and cache."""
+    known = {gpu.index: gpu for gpu in devices.gpus}
+    parts: dict[int, list[tuple[int | None, int | None, float | None]]] = {}
+    for worker in workers:
+        serves = worker.state in SERVING
+        for index in worker.gpus if worker.pid is not None else ():
+            share = len(worker.gpus)
+            weights = engine.weights_bytes // share if serves and engine.weights_bytes else None
+            cache = engine.kv_cache_bytes // share if serves and engine.kv_cache_bytes else None
+            parts.setdefault(index, []).append((weights, cache, worker.kv_cache_usage))
+    return tuple(_on_gpu(known[index], parts[index]) for index in sorted(parts) if index in known)
+
+
+def _on_gpu(gpu: Gpu, parts: list[tuple[int | None, int | None, float | None]]) -> GpuMemory:
+    weights = _sum(part[0] for part in parts)
+    cache = _sum(part[1] for part in parts)
+    used_of_cache = _sum(
+        None if size is None or usage is None else round(size * usage) for _, size, usage in parts
+    )
+    free = None if cache is None or used_of_cache is None else cache - used_of_cache
+    other = None
+    if gpu.memory_used_bytes is not None and weights is not None:
+        other = max(0, gpu.memory_used_bytes - weights - (cache or 0))
+    return GpuMemory(
+        gpu.node, gpu.index, gpu.memory_total_bytes, gpu.memory_used_bytes, weights,
+        used_of_cache, free, other,
+    )  # fmt: skip
+
+
+def slots_of(models: Iterable[Model]) -> int | None:
+    """Requests that all serving workers may run at once; `None` where one does not tell."""
+    total = 0
+    for model in models:
+        serving = sum(worker.state in SERVING for worker in model.workers)
+        if serving and not model.engine.max_num_seqs:
+            return None
+        total += serving * (model.engine.max_num_seqs or 0)
+    return total or None
 
 
 def alerts(
@@ -231,6 +280,12 @@ def _number(text: str | None) -> float | None:
         return None if text is None else float(text)
     except ValueError:
         return None  # the label says "None" where vLLM has not decided
+
+
+def _gibibytes(text: str | None) -> int | None:
+    """`kv_offloading_size` is given in GiB (vLLM config/cache.py)."""
+    number = _number(text)
+    return None if number is None else round(number * 2**30)
 
 
 def _flag(text: str | None) -> bool | None:

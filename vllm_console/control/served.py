@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from itertools import count
 
@@ -14,7 +14,7 @@ from vllm_console.workers.worker import Worker
 Actor = Worker | AttachedWorker
 """What serves a model: a worker of ours, or one that is only watched."""
 
-_TELLING = (
+TELLING = (
     State.READY,
     State.STALLED,
     State.DRAINING,
@@ -44,6 +44,8 @@ class ServedModel:
     engine_environment: str | None = None
     command: tuple[str, ...] = ()
     weights_bytes: int | None = None
+    leaving: set[str] = field(default_factory=set)
+    """Workers that are unloaded for good, whoever loads the model meanwhile."""
 
     @property
     def name(self) -> str:
@@ -54,7 +56,7 @@ class ServedModel:
     def state(self) -> State:
         """The most telling state among its workers."""
         states = {State(worker.view.state) for worker in self.workers.values()}
-        return next((state for state in _TELLING if state in states), State.STOPPED)
+        return next((state for state in TELLING if state in states), State.STOPPED)
 
     @property
     def ready(self) -> int:
@@ -64,12 +66,48 @@ class ServedModel:
     def load(self, number: int | None = None) -> list[Actor]:
         """Want `number` workers (default: as fleet.toml says) and start those that are missing."""
         self.wanted = max(self.wanted, self.config.workers if number is None else number, 1)
-        while len(self.workers) < self.wanted:
-            self.add_worker()
-        due = [worker for worker in self.workers.values() if worker.state in _NEED_A_LOAD]
+        here = [worker for worker in self.workers.values() if worker.view.id not in self.leaving]
+        while len(here) < self.wanted:
+            here.append(self.add_worker())
+        due = [worker for worker in here if worker.state in _NEED_A_LOAD]
         for worker in due:
             worker.load()
         return due
+
+    def scale(self, number: int) -> tuple[list[Actor], list[Actor]]:
+        """Want exactly `number` workers; returns those that start and those to retire.
+
+        Those that serve stay first, among them the ones that were there first.
+        """
+        self.wanted = number
+        here = [worker for worker in self.workers.values() if worker.view.id not in self.leaving]
+        here.sort(key=lambda worker: worker.view.state not in SERVING)
+        surplus, stay = here[number:], here[:number]
+        self.leaving |= {worker.view.id for worker in surplus}
+        while len(stay) < number:
+            stay.append(self.add_worker())
+        due = [worker for worker in stay if worker.state in _NEED_A_LOAD]
+        for worker in due:
+            worker.load()
+        return due, surplus
+
+    def surplus(self, wanted: int, served: Collection[str]) -> list[Actor]:
+        """The adopted workers beyond those wanted; unless none is, they leave for good.
+
+        There are some after a daemon was killed between a command and its end, such as in a
+        replacement whose old worker had not gone yet. Those that are on their way out go first,
+        then those that have not `served`, then those of another revision.
+        """
+
+        def rank(worker: Actor) -> tuple[bool, bool, bool]:
+            revision = worker.spec.revision if worker.spec else None
+            leaving = worker.state is State.STOPPING
+            return leaving, worker.id not in served, revision != self.revision
+
+        found = sorted(self.workers.values(), key=rank)[wanted:]
+        if wanted:
+            self.leaving |= {worker.id for worker in found}
+        return found
 
     def add_worker(self) -> Actor:
         """One more worker, not started yet, under the lowest number that is free."""

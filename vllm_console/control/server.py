@@ -2,11 +2,12 @@
 
     GET  /v1/snapshot                      the newest snapshot
     GET  /v1/snapshots                     one snapshot a line, as they are made
+    GET  /v1/snapshots/at?time=…           the fleet as it was: "-2h", "yesterday 14:00", ISO 8601
     GET  /v1/events?after=N&limit=M        events above N, since=TIME, level=LEAST; with follow=1
                                            one a line, for ever
     GET  /v1/audit?after=N&limit=M         the commands that were given, likewise
     POST /v1/commands                      {"verb": …, …}
-    GET  /v1/history?subject=…&metric=…    graph series (both may repeat), seconds, step
+    GET  /v1/history?subject=…&metric=…    graph series (both may repeat), seconds, step, until
     GET  /v1/history/{subject}?metric=…    any metric of any span: since, until, quantiles, step,
                                            by, compare, as `vllm-console history` has them
     GET  /metrics                          the fleet as Prometheus text
@@ -19,6 +20,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 import os
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, MutableMapping, Sequence
@@ -46,7 +48,9 @@ _STATUS = {InvalidInput: 400, NotFound: 404, TimedOut: 504}
 _BODY_MAX = 1 << 20
 _ENTRIES_MAX = 10_000
 """Entries of a log in one answer."""
-_LOOKS_ONLY = ("plan", "revisions")
+_UNRECORDED = ("load-plan", "config", "fleet-file")
+"""Looks that a screen repeats each second: the audit would hold nothing else."""
+_LOOKS_ONLY = ("plan", "revisions", *_UNRECORDED)
 """Commands that change nothing."""
 
 
@@ -59,6 +63,9 @@ class Controlled(Protocol):
     def snapshot_json(self) -> bytes:
         """The fleet as it is now."""
 
+    async def snapshot_at(self, moment: str) -> bytes:
+        """The fleet as it was at a time that a person wrote."""
+
     def metrics(self) -> bytes:
         """The fleet as Prometheus text."""
 
@@ -66,9 +73,14 @@ class Controlled(Protocol):
         """Each snapshot from now on."""
 
     async def series(
-        self, subjects: Sequence[str], metrics: Sequence[str], seconds: float, step: float
+        self,
+        subjects: Sequence[str],
+        metrics: Sequence[str],
+        seconds: float,
+        step: float,
+        until: float | None = None,
     ) -> dict[str, dict[str, list[float | None]]]:
-        """Graph series by subject and metric."""
+        """Graph series by subject and metric, up to `until` (seconds since the epoch) or now."""
 
     async def answer(self, question: Question) -> Answer:
         """What the stored past says."""
@@ -109,6 +121,9 @@ class ControlApi:
                 await _reply(send, 200, self.fleet.snapshot_json())
             case "GET", "/v1/snapshots":
                 await self._stream(receive, send, self.fleet.snapshot_stream())
+            case "GET", "/v1/snapshots/at":
+                asked_for = query.get("time", ("",))[-1]
+                await _reply(send, 200, await self.fleet.snapshot_at(asked_for))
             case "GET", "/metrics":
                 await _reply(send, 200, self.fleet.metrics(), CONTENT_TYPE)
             case "GET", "/v1/events":
@@ -145,6 +160,8 @@ class ControlApi:
         if asker.uid not in (None, os.getuid()) and verb not in _LOOKS_ONLY:
             subject = body.get("model") if isinstance(body.get("model"), str) else "fleet"
             self.fleet.events.add("info", str(subject), f"{verb} asked for by {asker.user}")
+        if verb in _UNRECORDED:
+            return await self.fleet.command(verb, body)
         with self.fleet.audit.record(asker, verb, body):
             return await self.fleet.command(verb, body)
 
@@ -196,7 +213,9 @@ class ControlApi:
         if not 0 < step <= seconds <= 400 * 86400 or seconds / step > 20_000:
             raise InvalidInput(f"seconds={seconds:g} step={step:g}: at most 20000 steps")
         subjects, metrics = query.get("subject", ()), query.get("metric", ())
-        return await self.fleet.series(subjects, metrics, seconds, step)
+        until = _number(query, "until", math.nan)
+        known = until if math.isfinite(until) else None
+        return await self.fleet.series(subjects, metrics, seconds, step, known)
 
 
 async def _reply(send: Send, status: int, body: bytes, kind: bytes = b"application/json") -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from vllm_console.snapshot import Latency, Load, Quantiles
+from collections.abc import Mapping
+
+from vllm_console.snapshot import CacheUse, Latency, Load, Quantiles
 from vllm_console.telemetry.sample import Sample
 from vllm_console.telemetry.window import Window
 
@@ -49,6 +51,16 @@ def load(
         output_length=Quantiles() if window60 is None else window60.quantiles("output_length"),
         step_tokens=() if window60 is None else step_tokens(window60),
         finish_reasons=None if window60 is None else finish_reasons(window60),
+        waiting_for=waiting_for(gauges),
+        rejected_per_s=_rate(window, "admission_rejections"),
+        tokens_per_step=None if window60 is None else mean(window60, "step_tokens"),
+        prompt_lengths=() if window60 is None else distribution(window60, "prompt_length"),
+        output_lengths=() if window60 is None else distribution(window60, "output_length"),
+        requests_total=None if sample is None else _whole(sample.counters.get(FINISHED)),
+        errors=errors(window60),
+        spec_acceptance=_ratio(window60, "spec_accepted_tokens", "spec_draft_tokens"),
+        spec_length=spec_length(window60),
+        cache=cache_use(window60),
     )
 
 
@@ -69,27 +81,68 @@ def latency(window: Window | None) -> Latency:
 
 
 def step_tokens(window: Window) -> tuple[tuple[float, int], ...]:
-    """Engine steps by tokens a step, as (upper bound, steps).
+    """Engine steps by tokens a step, as (upper bound, steps); see `distribution`."""
+    return distribution(window, "step_tokens")
 
-    JSON has no infinity: steps beyond the last bound come last and repeat that bound, and are left
+
+def distribution(window: Window, histogram: str) -> tuple[tuple[float, int], ...]:
+    """Observations a bucket of a histogram, as (upper bound, count).
+
+    JSON has no infinity: those beyond the last bound come last and repeat that bound, and are left
     out when there are none.
     """
-    buckets = window.buckets("step_tokens")
+    buckets = window.buckets(histogram)
     if len(buckets) < 2:
         return ()
     *finite, (_, beyond) = buckets
     return (*finite, (finite[-1][0], beyond)) if beyond else tuple(finite)
 
 
+def mean(window: Window, histogram: str) -> float | None:
+    """The mean of a histogram's observations in the window; `None` where there was none."""
+    return window.mean(histogram)
+
+
+def waiting_for(gauges: Mapping[str, float]) -> dict[str, int] | None:
+    """Waiting requests by what they wait for; `None` where the engine does not say."""
+    found = {
+        reason: round(value)
+        for name, value in gauges.items()
+        if (reason := name.removeprefix("waiting_for:")) != name
+    }
+    return found or None
+
+
 def finish_reasons(window: Window) -> dict[str, float] | None:
     """Requests finished in the window by reason; `None` where the engine does not say."""
-    found = {}
-    for name in window.new.counters:
-        finished, _, reason = name.partition(":")
-        delta = window.delta(name) if finished == FINISHED and reason else None
-        if delta is not None:
-            found[reason] = delta
-    return found or None
+    return window.deltas(FINISHED) or None
+
+
+def errors(window: Window | None) -> int | None:
+    """Requests that finished with an error or were refused; `None` where neither is counted."""
+    if window is None:
+        return None
+    counted = (window.delta(name) for name in (f"{FINISHED}:error", "admission_rejections"))
+    known = [number for number in counted if number is not None]
+    return round(sum(known)) if known else None
+
+
+def spec_length(window: Window | None) -> float | None:
+    """Tokens a draft of speculative decoding gave: those accepted, and the model's own one."""
+    accepted = _ratio(window, "spec_accepted_tokens", "spec_drafts")
+    return None if accepted is None else 1 + accepted
+
+
+def cache_use(window: Window | None) -> CacheUse:
+    """Where prompts were found in the window instead of computed."""
+    if window is None:
+        return CacheUse()
+    return CacheUse(
+        external_hit_rate=_ratio(window, "external_cache_hits", "external_cache_queries"),
+        multimodal_hit_rate=_ratio(window, "mm_cache_hits", "mm_cache_queries"),
+        prompt_tokens_from=window.deltas("prompt_tokens_from") or None,
+        cached_in=window.deltas("prompt_tokens_cached_in") or None,
+    )
 
 
 def _whole(value: float | None) -> int | None:
@@ -98,3 +151,7 @@ def _whole(value: float | None) -> int | None:
 
 def _rate(window: Window | None, counter: str) -> float | None:
     return None if window is None else window.rate(counter)
+
+
+def _ratio(window: Window | None, part: str, whole: str) -> float | None:
+    return None if window is None else window.ratio(part, whole)

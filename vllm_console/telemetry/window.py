@@ -74,7 +74,24 @@ class Window:
             found[name] = quantile(q, bounds, counts)
             found[f"{name}_between"] = bracket(q, bounds, counts)
         count = round(counts[-1])
-        return Quantiles(**found, count=count, thin=thin(count))
+        return Quantiles(**found, count=count, thin=thin(count), mean=self.mean(histogram))
+
+    def mean(self, histogram: str) -> float | None:
+        """The mean of a histogram's observations; `None` where there was none."""
+        old, new = self.old.histograms.get(histogram), self.new.histograms.get(histogram)
+        if old is None or new is None or new.count <= old.count:
+            return None
+        return (new.sum - old.sum) / (new.count - old.count)
+
+    def deltas(self, prefix: str) -> dict[str, float]:
+        """Growth of the counters of one split metric, by what stands behind `prefix:`."""
+        found = {}
+        for name in self.new.counters:
+            metric, _, part = name.partition(":")
+            delta = self.delta(name) if metric == prefix and part else None
+            if delta is not None:
+                found[part] = delta
+        return found
 
     def _difference(self, name: str) -> tuple[tuple[float, ...], list[float]] | None:
         """Bounds, and cumulative bucket counts of the window alone."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,26 +16,39 @@ def run_console(
     theme: str | None = None,
     readonly: bool = False,
     refresh_s: float = 1.0,
+    ascii_only: bool | None = None,
+    recorded: str | None = None,
+    begin: str | None = None,
 ) -> int:
     """Draw the fleet until the user quits; the value is the exit code.
 
     Raises `InvalidInput` for a panels folder or a theme that does not exist. A daemon that goes
     away is waited for. `refresh_s` is the least number of seconds between two paints.
+    `ascii_only` draws without any other character; `None` leaves that to what the terminal is.
+    `recorded` is the name of the file that `connect` answers from, where it is no daemon, and
+    `begin` the time to show first.
     """
     reader = Reader(connect)
     # The daemon's first answer travels while Textual is imported.
     reader.start()
     try:
         from vllm_console.ui.console import Console, checked_theme
+        from vllm_console.ui.panel_files import PanelFiles
         from vllm_console.ui.panels import load_panels
+        from vllm_console.ui.plain import few_characters
+        from vllm_console.ui.theme import usual
 
         console = Console(
             connect,
             reader=reader,
             panels=load_panels(panels),
-            theme_name=checked_theme(theme),
+            panel_files=PanelFiles(panels),
+            theme_name=checked_theme(theme or usual(os.environ)),
             readonly=readonly,
             refresh_s=refresh_s,
+            ascii_only=few_characters(os.environ) if ascii_only is None else ascii_only,
+            recorded=recorded,
+            begin=begin,
         )
         console.run()
         return console.return_code or 0

@@ -24,6 +24,10 @@ class Application(Protocol):
     """Whether time passes by itself; a test moves it instead."""
 
     @property
+    def refused(self) -> str | None:
+        """Why nothing can be changed now; `None` when it can."""
+
+    @property
     def inks(self) -> Inks:
         """The current theme's inks."""
 
@@ -37,14 +41,44 @@ class Application(Protocol):
     def pause(self, paused: bool) -> None:
         """Hold the picture still, or let it run."""
 
+    def travel(self, spans: float) -> None:
+        """Go back or forth in time by so many spans of the graphs."""
+
+    def travel_to(self, moment: str) -> None:
+        """Go to a time that a person wrote."""
+
+    def return_to_now(self) -> bool:
+        """Show now again; whether it was the past."""
+
     def say(self, level: str, text: str) -> None:
         """One line about what a key did."""
 
-    def act(self, verb: str, model: Model | None) -> None:
+    def act(self, verb: str, model: Model | None, workers: int | None = None) -> None:
         """Do what a key asks for, ask back first, or say why not."""
 
-    def command(self, verb: str, model: str) -> None:
+    def command(self, verb: str, model: str, workers: int | None = None) -> None:
         """Ask the daemon."""
+
+    def apply_file(self, digest: str | None) -> None:
+        """Carry out what applying the fleet file was shown to do."""
+
+    def open(self, what: str, key: str | None = None) -> None:
+        """Show a screen about a model or worker (default: the selected one), or the fleet."""
+
+    def leave(self) -> None:
+        """End the console; the fleet goes on."""
+
+    def open_palette(self) -> None:
+        """Every command by its name."""
+
+    def copy(self, text: str) -> None:
+        """Put a text on the clipboard."""
+
+    def acknowledge(self) -> None:
+        """Hide the alerts of now until they change."""
+
+    def edit(self, path: str) -> str | None:
+        """Open a file in the user's editor; the value is why it did not."""
 
 
 def application(node: DOMNode) -> Application:

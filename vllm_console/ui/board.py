@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from datetime import tzinfo
 
-from vllm_console.snapshot import Snapshot
+from vllm_console.snapshot import Alert, Snapshot
+from vllm_console.ui.pursuit import Pursuit
 from vllm_console.ui.source import Series
+from vllm_console.ui.travel import Past
 from vllm_console.ui.trends import Trends
-from vllm_console.ui.view import Entry, View, entries, keep
+from vllm_console.ui.view import Entry, View, entries, keep, kind_of
 
 _LATE = 3.0
 """A picture is old when it is this many intervals, and as many seconds, without a successor."""
@@ -17,13 +19,21 @@ _LATE = 3.0
 class Board:
     """The state behind every screen; changes only by its methods. Times are monotonic seconds."""
 
-    def __init__(self, zone: tzinfo | None = None) -> None:
+    def __init__(self, zone: tzinfo | None = None, recorded: str | None = None) -> None:
         self.zone = zone
+        self.recorded = recorded
+        """The name of the file that is replayed."""
         self.snapshot: Snapshot | None = None
+        """The newest there is, shown or not."""
+        self.past: Past | None = None
+        """What is shown in place of the newest."""
         self.trends = Trends()
         self.selected: str | None = None
         self.filter = ""
         self.paused = False
+        self.pursued: dict[str, Pursuit] = {}
+        """The newest command of each model that has not come to its end."""
+        self._acknowledged: frozenset[Alert] = frozenset()
         self._arrived = 0.0
 
     def take(self, items: Iterable[Snapshot | Series], now: float) -> None:
@@ -36,6 +46,30 @@ class Board:
                 self._arrived = now
             else:
                 self.trends.recall(item)
+        self.selected = keep(self.selected, self.entries, before)
+
+        if self.snapshot is not None:
+            self._acknowledged &= {kind_of(alert) for alert in self.snapshot.alerts}
+
+    def acknowledge(self) -> int:
+        """Hide the alerts of now until they change; returns how many."""
+        shown = {kind_of(alert) for alert in self.snapshot.alerts} if self.snapshot else set()
+        new = shown - self._acknowledged
+        self._acknowledged |= new
+        return len(new)
+
+    def outcomes(self) -> Iterator[tuple[str, str]]:
+        """Level and line of each command that has come to its end; it is told once."""
+        for name, pursuit in list(self.pursued.items()):
+            told = pursuit.outcome(self.snapshot) if self.snapshot else None
+            if told is not None:
+                del self.pursued[name]
+                yield told
+
+    def show_past(self, past: Past | None) -> None:
+        """Show a moment of the past, or now again; the selection stays if it still shows."""
+        before = self.entries
+        self.past = past
         self.selected = keep(self.selected, self.entries, before)
 
     def select(self, key: str) -> None:
@@ -60,8 +94,18 @@ class Board:
 
     def view(self, now: float, lost: str | None) -> View:
         """What the blocks are given to draw."""
+        if self.past is not None:
+            return View(
+                self.past.snapshot,
+                self.past.trends,
+                self.selected,
+                self.filter,
+                past=True,
+                recorded=self.recorded,
+                zone=self.zone,
+            )
         old = None
-        if self.snapshot is not None and (lost or not self.paused):
+        if self.recorded is None and self.snapshot is not None and (lost or not self.paused):
             age = now - self._arrived
             if age >= _LATE * max(1.0, self.snapshot.interval_s):
                 old = age
@@ -73,10 +117,14 @@ class Board:
             old_s=old,
             lost=lost,
             paused=self.paused,
+            recorded=self.recorded,
             zone=self.zone,
+            acknowledged=self._acknowledged,
+            pending={name: pursuit.verb for name, pursuit in self.pursued.items()},
         )
 
     @property
     def entries(self) -> list[Entry]:
         """The rows of the model list now."""
-        return [] if self.snapshot is None else entries(self.snapshot, self.filter)
+        shown = self.snapshot if self.past is None else self.past.snapshot
+        return [] if shown is None else entries(shown, self.filter)

@@ -5,35 +5,34 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from datetime import tzinfo
-from functools import partial
 from typing import ClassVar
 
 from textual import events
-from textual.app import App
 from textual.binding import Binding
+from textual.filter import LineFilter
 
-from vllm_console.errors import ConsoleError, InvalidInput
-from vllm_console.snapshot import Model, Snapshot
+from vllm_console.errors import InvalidInput
+from vllm_console.snapshot import Snapshot
 from vllm_console.ui import theme
 from vllm_console.ui.board import Board
-from vllm_console.ui.messages import Answered, Sampled
+from vllm_console.ui.messages import PanelsChanged, Sampled
+from vllm_console.ui.palette import ConsoleCommands
+from vllm_console.ui.panel_files import PanelFiles
 from vllm_console.ui.panels import PanelSpec, load_panels
-from vllm_console.ui.screens.confirm import Confirm
+from vllm_console.ui.plain import AsciiOnly
 from vllm_console.ui.screens.dashboard import Dashboard
 from vllm_console.ui.screens.painted import Painted
 from vllm_console.ui.source import Connect, Reader
-from vllm_console.ui.states import refusal
 from vllm_console.ui.theme import Inks
+from vllm_console.ui.travelling import Travelling
 from vllm_console.ui.view import View
 
 UNSEEN_S = 5.0
 """Seconds between two paints while the terminal says that it is not in front."""
 _NOTICE_S = 8.0
 
-_TOLD = {"load": "loading", "unload": "unloading", "restart": "restarting"}
 
-
-class Console(App[None]):
+class Console(Travelling):
     """The Textual application.
 
     `clock` gives monotonic seconds; `ticking = False` leaves the once-a-second look at the clock
@@ -41,7 +40,8 @@ class Console(App[None]):
     """
 
     TITLE = "vllm-console"
-    ENABLE_COMMAND_PALETTE = False
+    COMMAND_PALETTE_BINDING = "ctrl+p"
+    COMMANDS: ClassVar = {ConsoleCommands}
     CSS_PATH = "screens/dashboard.tcss"
     """The first screen's styles stand here: Textual loads no style sheet of a default screen."""
 
@@ -59,14 +59,22 @@ class Console(App[None]):
         clock: Callable[[], float] = time.monotonic,
         zone: tzinfo | None = None,
         ticking: bool = True,
+        recorded: str | None = None,
+        begin: str | None = None,
+        panel_files: PanelFiles | None = None,
+        ascii_only: bool = False,
     ) -> None:
         super().__init__()
-        self.register_theme(theme.NIGHT)
-        self.register_theme(theme.DAY)
+        for ours in theme.OURS:
+            self.register_theme(ours)
         self.theme = theme_name
         self.readonly = readonly
-        self.board = Board(zone)
+        self._ascii_only = ascii_only
+        self.board = Board(zone, recorded)
+        self._begin = begin
+        self._panel_files = panel_files
         self.connect = connect
+        self.run_editor = self.edit_in_terminal
         self.clock = clock
         self._reader = reader or Reader(connect)
         self._panels = panels if panels is not None else load_panels()
@@ -97,12 +105,18 @@ class Console(App[None]):
         """The dashboard is the first screen; there is no empty one under it."""
         return Dashboard(self._panels)
 
+    def get_line_filters(self) -> Sequence[LineFilter]:
+        """What every line passes through on its way to the terminal."""
+        return [*super().get_line_filters(), *([AsciiOnly()] if self._ascii_only else [])]
+
     def on_mount(self) -> None:
         """Begin to listen."""
         self._reader.notify = self._notified
         if not self._reader.started:
             self._reader.start()
         self.post_message(Sampled())
+        if self._panel_files is not None:
+            self._panel_files.start(self._panels_told)
         if self.ticking:
             self.set_interval(1.0, self.tick)
 
@@ -110,8 +124,14 @@ class Console(App[None]):
         """Called in the reader's thread."""
         self.post_message(Sampled())
 
+    def _panels_told(self, news: tuple[PanelSpec, ...] | str) -> None:
+        """Called in the watcher's thread."""
+        self.post_message(PanelsChanged(news))
+
     def on_unmount(self) -> None:
         """Leave no thread behind."""
+        if self._panel_files is not None:
+            self._panel_files.close()
         self._reader.close()
 
     def on_sampled(self) -> None:
@@ -121,6 +141,12 @@ class Console(App[None]):
         items = self._reader.drain()
         news = self.board.snapshot is None or any(not isinstance(i, Snapshot) for i in items)
         self.board.take(items, self.clock())
+        self.tell_outcomes()
+        if self._begin is not None and self.board.snapshot is not None:
+            begin, self._begin = self._begin, None
+            self.travel_to(begin)
+        if self.board.past is not None:
+            return
         wait = self._refresh_s if self._in_front else max(UNSEEN_S, self._refresh_s)
         if news or self._reader.lost or self.clock() - self._painted >= wait * 0.8:
             self.paint()
@@ -137,8 +163,18 @@ class Console(App[None]):
     def paint(self) -> None:
         """Draw the newest view on the screen on top."""
         self._painted = self.clock()
-        with self.batch_update():
-            self._painted_screens[-1].paint(self.view)
+        screen = self._painted_screens[-1]
+        if screen.composed:
+            with self.batch_update():
+                screen.paint(self.view)
+
+    async def on_panels_changed(self, message: PanelsChanged) -> None:
+        """Panel files were edited: show what they say now."""
+        dashboard = next(s for s in self.screen_stack if isinstance(s, Dashboard))
+        if isinstance(message.panels, str):
+            self.say("crit", message.panels)
+        else:
+            await dashboard.take_panels(message.panels)
 
     @property
     def _painted_screens(self) -> list[Painted]:
@@ -153,8 +189,8 @@ class Console(App[None]):
         self.paint()
 
     def on_app_blur(self, event: events.AppBlur) -> None:
-        """Nobody looks: paint seldom."""
-        self._in_front = False
+        """Nobody looks: paint seldom. A page begins so, and may be watched for all that."""
+        self._in_front = self.is_web
 
     def on_app_focus(self, event: events.AppFocus) -> None:
         """Somebody looks again."""
@@ -162,50 +198,17 @@ class Console(App[None]):
         self.paint()
 
     def say(self, level: str, text: str) -> None:
-        """One line about what a key did, on the screen in front."""
+        """One line about what a key did, on the screen in front and those it was opened from."""
         self._said = self.clock()
-        self._painted_screens[-1].say(level, text)
-
-    def act(self, verb: str, model: Model | None) -> None:
-        """Do what a key asks for, ask back first, or say why not."""
-        if model is None:
-            self.say("info", "no model is selected")
-        elif why := refusal(verb, model):
-            self.say("info", why)
-        elif verb == "load":
-            self.command(verb, model.name)
-        else:
-            self.push_screen(Confirm(verb, model))
-
-    def command(self, verb: str, model: str) -> None:
-        """Ask the daemon, in a thread; its answer comes as `Answered`."""
-        self.say("info", f"{_TOLD.get(verb, verb)} {model} …")
-        self.run_worker(
-            partial(self._ask, verb, model), name=f"{verb} {model}", group="commands", thread=True
-        )
-
-    def _ask(self, verb: str, model: str) -> None:
-        try:
-            client = self.connect()
-            try:
-                client.command(verb, model=model)
-            finally:
-                client.close()
-        except (ConsoleError, OSError) as error:
-            self.post_message(Answered("crit", f"{verb} {model}: {error}"))
-        else:
-            self.post_message(Answered("ok", f"{_TOLD.get(verb, verb)} {model}: accepted"))
-
-    def on_answered(self, message: Answered) -> None:
-        """The daemon's answer, one line."""
-        self.say(message.level, message.text)
+        for screen in self._painted_screens:
+            screen.say(level, text)
 
 
 def checked_theme(name: str | None) -> str:
     """The name of a theme that exists; raises `InvalidInput` for any other."""
     from textual.theme import BUILTIN_THEMES
 
-    known = [theme.NIGHT.name, theme.DAY.name, *BUILTIN_THEMES]
+    known = [*(ours.name for ours in theme.OURS), *BUILTIN_THEMES]
     if name is None or name in known:
         return name or theme.DEFAULT
     import difflib

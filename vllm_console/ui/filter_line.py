@@ -21,6 +21,8 @@ class FilterLine(Lines, can_focus=True):
 
         words: str
 
+    OPEN = "-filtering"
+    """The screen's class while words are typed."""
     words = ""
 
     def draw(self, view: View, width: int, height: int) -> list[Row]:
@@ -44,13 +46,17 @@ class FilterLine(Lines, can_focus=True):
     def open(self, words: str) -> None:
         """Take the focus and the place of the keys."""
         self.words = words
-        self.screen.add_class("-filtering")
-        self.focus()
+        self.screen.add_class(self.OPEN)
+        self.screen.set_focus(self)  # at once: what is typed on must not reach the panels
         self.show(self._view)
 
     def _close(self) -> None:
-        self.screen.remove_class("-filtering")
+        self.screen.remove_class(self.OPEN)
         self.screen.query_one(".panel.-shown").focus()
+
+    def _finish(self) -> None:
+        """Enter: the words stay."""
+        self._close()
 
     def _type(self, words: str) -> None:
         self.words = words
@@ -63,7 +69,7 @@ class FilterLine(Lines, can_focus=True):
     def on_key(self, event: events.Key) -> None:
         """One key of the editor; the list's own arrows still work."""
         if event.key == "enter":
-            self._close()
+            self._finish()
         elif event.key == "escape":
             self._type("")
             self._close()

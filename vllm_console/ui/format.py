@@ -128,6 +128,14 @@ def percent(ratio: float | None) -> str:
     return NONE if ratio is None else f"{ratio * 100:.0f}"
 
 
+def date_and_clock(at: str, zone: tzinfo | None = None) -> str:
+    """The day and time of an ISO 8601 time in `zone`, `2026-11-20 12:04:31`."""
+    try:
+        return datetime.fromisoformat(at).astimezone(zone).strftime("%Y-%m-%d %H:%M:%S")
+    except ValueError:
+        return NONE
+
+
 def clock(at: str, zone: tzinfo | None = None) -> str:
     """The time of day of an ISO 8601 time in `zone` (default: this machine's), `12:04:31`."""
     try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from textual.actions import parse
 from textual.binding import Binding
 from textual.screen import Screen
 
@@ -21,14 +22,31 @@ def live_keys(screen: Screen[object], hidden: bool = False) -> list[tuple[str, s
     keys: dict[str, list[str]] = {}
     for active in screen.active_bindings.values():
         binding: Binding = active.binding
+        if active.node is not screen or standing(screen, binding) == "absent":
+            continue
         if binding.description in own and (binding.show or hidden):
             text = (binding.tooltip if hidden else "") or binding.description
-            shown = keys.setdefault(text, [])
+            names = keys.setdefault(text, [])
             name = screen.app.get_key_display(binding)
-            if name not in shown:
-                shown.append(name)
+            if name not in names:
+                names.append(name)
     items = [(" ".join(names), text) for text, names in keys.items()]
     return items
+
+
+def standing(screen: Screen[object], binding: Binding) -> str:
+    """Whether a key is "live", "grey" as it would do nothing now, or "absent"."""
+    judge = getattr(screen, "standing", None)
+    if judge is None:
+        return "live"
+    _, action, parameters = parse(binding.action)
+    return str(judge(action, parameters))
+
+
+def grey_keys(screen: Screen[object]) -> frozenset[str]:
+    """What the last line's keys do that would do nothing now."""
+    actives = [active.binding for active in screen.active_bindings.values()]
+    return frozenset(b.description for b in actives if b.show and standing(screen, b) == "grey")
 
 
 class KeyLine(Lines):
@@ -38,7 +56,9 @@ class KeyLine(Lines):
 
     def draw(self, view: View, width: int, height: int) -> list[Row]:
         """One row."""
-        return rows(live_keys(self.screen), self.notice, width)
+        if self.notice is not None:
+            return rows([], self.notice, width)
+        return rows(live_keys(self.screen), None, width, grey_keys(self.screen))
 
     def say(self, notice: Notice | None) -> None:
         """Show a notice, or the keys again."""

@@ -25,18 +25,38 @@ class LogBuffer:
         self.lines: deque[str] = deque(maxlen=KEPT_LINES)
         self.offset: int | None = None
         """The byte from which to read on; `None` before the first read."""
+        self.levels: deque[int] = deque(maxlen=KEPT_LINES)
+        """How bad each line is: 2 failure, 1 warning, 0 neither."""
         self._part = ""
 
     def add(self, text: str, offset: int, *, fresh: bool) -> int:
         """Take a piece; returns by how many lines it grew. A `fresh` one replaces all."""
         if fresh:
             self.lines.clear()
+            self.levels.clear()
             self._part = ""
         self.offset = offset
         *whole, self._part = (self._part + text).split("\n")
         lines = [_clean(line) for line in whole]
+        for line in lines:
+            self.levels.append(severity(line, self.levels[-1] if self.levels else 0))
         self.lines.extend(lines)
         return len(lines)
+
+    def failures(self) -> list[int]:
+        """The first line of each failure, oldest first."""
+        levels = list(self.levels)
+        return [i for i, level in enumerate(levels) if level == 2 and (not i or levels[i - 1] < 2)]
+
+
+def severity(line: str, before: int = 0) -> int:
+    """How bad a line is: 2 failure, 1 warning, 0 neither; what is indented goes with its head."""
+    match = _PREFIX.match(line)
+    if match is not None:
+        return {"WARNING": 1, "ERROR": 2, "CRITICAL": 2}.get(match["level"], 0)
+    if _TROUBLE.search(line):
+        return 2
+    return before if line.startswith((" ", "\t")) else 0
 
 
 def _clean(line: str) -> str:

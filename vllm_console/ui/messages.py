@@ -6,6 +6,9 @@ from dataclasses import dataclass
 
 from textual.message import Message
 
+from vllm_console.ui.panels import PanelSpec
+from vllm_console.ui.travel import Found
+
 
 @dataclass
 class Sampled(Message):
@@ -23,6 +26,22 @@ class Answered(Message):
     level: str
     """"ok" or "crit"."""
     text: str
+    model: str | None = None
+    """Of which model it was."""
+
+
+@dataclass
+class Recalled(Message):
+    """A look-up of the past has ended."""
+
+    found: Found
+
+
+@dataclass
+class PanelsChanged(Message):
+    """The panel files were edited: the new panels, or why they cannot be read."""
+
+    panels: tuple[PanelSpec, ...] | str
 
 
 @dataclass
@@ -47,5 +66,12 @@ class LogFailed(Message):
 @dataclass
 class EntryChosen(Message):
     """A row of the model list was clicked."""
+
+    key: str
+
+
+@dataclass
+class EntryOpened(Message):
+    """A row of the model list was clicked twice."""
 
     key: str

@@ -28,7 +28,11 @@ from vllm_console.ui.blocks import BLOCKS
 from vllm_console.ui.view import Limit
 
 NAMES = ("engines", "performance", "batching", "scaling")
-"""The panels, in the order of their keys 1 to 4."""
+"""The panels that are always there, in the order of their keys 1 to 4; also the hues."""
+MOST = 9
+"""Panels that have a key."""
+LIMITS = ("gpu_temperature_c", "kv_cache_usage", "load", "waiting")
+"""Thresholds that blocks ask for."""
 LAYOUTS = ("row", "grid", "tabs", "zoom")
 
 
@@ -76,22 +80,29 @@ def packaged() -> Path:
 
 
 def load_panels(folder: Path | None = None) -> tuple[PanelSpec, ...]:
-    """The four panels; files that `folder` does not hold are the packaged ones.
+    """The four panels, then the user's own; of the four, what `folder` lacks is the packaged one.
 
-    A mistake in a file is that panel's `problem`. A folder that does not exist raises
-    `InvalidInput`.
+    Own panels are the other files of `folder`, by name, as many as there are keys. A mistake in a
+    file is that panel's `problem`. A folder that does not exist raises `InvalidInput`.
     """
+    return tuple(read_panel(path) for path in panel_files(folder))
+
+
+def panel_files(folder: Path | None = None) -> list[Path]:
+    """The files of `load_panels`, in the order of their keys."""
     if folder is not None and not folder.is_dir():
         raise InvalidInput(
             f"[ui] panels: {folder} is not a folder; copy the packaged one from {packaged()}"
         )
-    specs = []
+    files = []
     for name in NAMES:
         path = packaged() / f"{name}.toml"
         if folder is not None and (folder / path.name).is_file():
             path = folder / path.name
-        specs.append(read_panel(path))
-    return tuple(specs)
+        files.append(path)
+    own = [] if folder is None else sorted(folder.glob("*.toml"))
+    files += [path for path in own if path.stem not in NAMES]
+    return files[:MOST]
 
 
 def read_panel(path: Path) -> PanelSpec:
@@ -101,15 +112,25 @@ def read_panel(path: Path) -> PanelSpec:
         text = path.read_text(encoding="utf-8")
         data = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
-        return PanelSpec(name, name, name, problem=f"{path}: {error}")
+        said, _, where = str(error).partition(" (at line ")
+        place = f"{path}:{where.partition(',')[0]}" if where else str(path)
+        return _broken(name, f"{place}: {said}")
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
-        return PanelSpec(name, name, name, problem=f"{path} cannot be read: {reason}")
+        return _broken(name, f"{path} cannot be read: {reason}")
     try:
         return _panel(name, data, text.splitlines())
     except _Mistake as mistake:
         place = f"{path}:{mistake.line}" if mistake.line else str(path)
-        return PanelSpec(name, name, name, problem=f"{place}: {mistake}")
+        return _broken(name, f"{place}: {mistake}")
+
+
+def _broken(name: str, problem: str) -> PanelSpec:
+    return PanelSpec(name, name, _usual_hue(name), problem=problem)
+
+
+def _usual_hue(name: str) -> str:
+    return name if name in NAMES else NAMES[0]
 
 
 def _panel(name: str, data: Mapping[str, Any], lines: list[str]) -> PanelSpec:
@@ -117,7 +138,7 @@ def _panel(name: str, data: Mapping[str, Any], lines: list[str]) -> PanelSpec:
     title = data.get("title", name)
     if not isinstance(title, str):
         raise _Mistake("title must be text", _line(lines, 0, "title"))
-    hue = data.get("hue", name)
+    hue = data.get("hue", _usual_hue(name))
     if hue not in NAMES:
         raise _Mistake(_no_such("hue", hue, NAMES), _line(lines, 0, "hue"))
     limits: dict[str, Limit] = {}
@@ -126,6 +147,8 @@ def _panel(name: str, data: Mapping[str, Any], lines: list[str]) -> PanelSpec:
         raise _Mistake("limits must be tables: [limits.kv_cache_usage]", _line(lines, 0, "limits"))
     for key, value in raw.items():
         start = _line(lines, 0, f"[limits.{key}]") or 1
+        if key not in LIMITS:
+            raise _Mistake(_no_such("limit", key, LIMITS), start)
         if not isinstance(value, dict):
             raise _Mistake(f"limits.{key} must be a table with warn and crit", start)
         _known_keys(value, ("warn", "crit"), lines, start)

@@ -76,6 +76,17 @@ def clip(row: Row, width: int) -> Row:
     return out
 
 
+def shifted(row: Row, cells: int) -> Row:
+    """A row without its first characters."""
+    if not cells:
+        return row
+    out: Row = []
+    for text, ink in row:
+        out.append((text[cells:], ink))
+        cells = max(0, cells - len(text))
+    return out
+
+
 def fill(row: Row, width: int) -> Row:
     """A row of exactly `width` cells."""
     row = clip(row, width)

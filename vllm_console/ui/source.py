@@ -8,8 +8,9 @@ from threading import Event as Flag
 from threading import Thread
 from typing import Any, Protocol
 
+from vllm_console.answer import Answer, Question
 from vllm_console.errors import ConsoleError
-from vllm_console.snapshot import Event, Snapshot
+from vllm_console.snapshot import AuditEntry, Event, Snapshot
 from vllm_console.ui.trends import KEPT, METRICS, subjects_of
 
 Series = Mapping[str, Mapping[str, Sequence[float | None]]]
@@ -42,13 +43,30 @@ class FleetClient(Protocol):
     def snapshots(self) -> Iterator[Snapshot]:
         """Snapshots as they are made; ends when the client is closed."""
 
+    def snapshot_at(self, moment: str) -> Snapshot:
+        """The fleet as it was at a time that a person wrote."""
+
     def series(
-        self, subjects: Sequence[str], metrics: Sequence[str], seconds: float, step: float
+        self,
+        subjects: Sequence[str],
+        metrics: Sequence[str],
+        seconds: float,
+        step: float,
+        until: float | None = None,
     ) -> dict[str, dict[str, list[float | None]]]:
-        """Graph values by subject and metric, one a step, oldest first, `None` for a gap."""
+        """Graph values by subject and metric, one a step, oldest first, `None` for a gap.
+
+        They end `until`, in seconds since the epoch, or now.
+        """
 
     def events(self, after: int = 0) -> list[Event]:
         """Events with a number above `after`, oldest first."""
+
+    def audit(self, after: int = 0) -> list[AuditEntry]:
+        """Commands that were given, numbered above `after`, oldest first."""
+
+    def ask(self, question: Question) -> Answer:
+        """What the stored past says."""
 
     def log(self, worker: str, offset: int | None = None, lines: int = 200) -> LogPiece:
         """A worker's log from a byte offset on; its last lines without one."""

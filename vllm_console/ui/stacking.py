@@ -107,12 +107,16 @@ def _column(
 
 
 def _kept(slots: list[_Slot], height: int) -> list[_Slot]:
-    """The slots that fit, those with the highest `keep` first; their order stays."""
-    free, kept = height, []
+    """The slots that fit, those with the highest `keep` first; their order stays.
+
+    In an airy panel they fit with a blank row before each.
+    """
+    blank = 1 if height >= _AIRY else 0
+    free, kept = height + blank, []
     for slot in sorted(slots, key=lambda s: -s.placed.keep):
-        if slot.least <= free:
+        if slot.least + blank <= free:
             kept.append(slot)
-            free -= slot.least
+            free -= slot.least + blank
     return [slot for slot in slots if slot in kept]
 
 

@@ -53,10 +53,24 @@ def look(state: str) -> Look:
     return LOOKS.get(state, Look("◌", "label", state))
 
 
-def refusal(verb: str, model: Model) -> str | None:
-    """Why `verb` (load, unload, restart) does nothing on this model now; `None` if it may."""
+def refusal(verb: str, model: Model, workers: int | None = None) -> str | None:
+    """Why `verb` does nothing on this model now; `None` if it may.
+
+    load, unload, restart, sleep, wake, and scale to a number of `workers`.
+    """
     state = model.state
     group = look(state).group
+    if verb in ("sleep", "wake") and not model.can_sleep:
+        return f"{model.name} cannot sleep: its workers do not offer it"
+    if verb == "sleep" and state != "ready":
+        return f"{model.name} is {state}: only a ready model can sleep"
+    if verb == "wake" and state != "asleep":
+        return f"{model.name} is {state}: it does not sleep"
+    if verb == "scale" and workers is not None:
+        low, high = model.scale.min, model.scale.max
+        if not low <= workers <= high:
+            some = f"{low} to {high} workers" if high > 1 else "one worker at most"
+            return f"{model.name} has {some}: scale.min and scale.max in fleet.toml"
     if verb == "load":
         if group == "ready":
             return f"{model.name} is ready already"

@@ -22,6 +22,8 @@ _BLENDS = (("value", 1.0), ("label", 0.68), ("dim", 0.45), ("track", 0.16), ("se
 """How far an ink lies from the background towards the foreground in a theme that is not ours."""
 _LEAST_CONTRAST = 4.5
 """Between any text and its background (WCAG 2.2, 1.4.3)."""
+_LEAST_SHADE = "0.24"
+"""How far the darkest shade of a hue lies from the background towards the hue."""
 _EDGE = 0.38
 """How far a border lies from the background towards its panel's hue."""
 
@@ -88,6 +90,18 @@ DAY = _theme(
     hues=("#1667c2", "#0b7a6c", "#6f42c1", "#b35900"),
 )
 
+SIXTEEN = _theme(
+    "console-16",
+    dark=True,
+    base=("#e5e5e5", "#000000", "#000000", "#000000"),
+    state=("#00ff00", "#ffff00", "#ff0000"),
+    inks=("#ffffff", "#e5e5e5", "#7f7f7f", "#7f7f7f", "#0000ee"),
+    hues=("#5c5cff", "#00ffff", "#ff00ff", "#cdcd00"),
+)
+"""For a terminal of 16 colours: each of these is one of them, so that none becomes its ground."""
+SIXTEEN.variables["shade-least"] = "0.55"
+OURS = (NIGHT, DAY, SIXTEEN)
+
 
 def derived(theme: Theme) -> dict[str, str]:
     """The variables our styles need, for a theme that does not set them itself."""
@@ -125,8 +139,9 @@ class Inks(dict[str, Style]):
             **{name: colour[f"hue-{name}"] for name in PANELS},
         }
         for panel in PANELS:
+            least = float(variables.get("shade-least", _LEAST_SHADE))
             for shade in range(SHADES):
-                depth = 0.24 + 0.76 * shade / (SHADES - 1)
+                depth = least + (1.0 - least) * shade / (SHADES - 1)
                 self._colours[f"{panel}{shade}"] = self._background.blend(
                     colour[f"hue-{panel}"], depth
                 )
@@ -170,9 +185,18 @@ _NEEDED = (
 
 @lru_cache(maxsize=4)
 def _inks(values: tuple[str, ...]) -> Inks:
-    return Inks(dict(zip(_NEEDED, values, strict=True)))
+    return Inks(dict(zip((*_NEEDED, "shade-least"), values, strict=True)))
 
 
 def inks(variables: Mapping[str, str]) -> Inks:
     """The inks of a theme's variables."""
-    return _inks(tuple(variables[name] for name in _NEEDED))
+    shade = variables.get("shade-least", _LEAST_SHADE)
+    return _inks((*(variables[name] for name in _NEEDED), shade))
+
+
+def usual(environ: Mapping[str, str]) -> str:
+    """The name of the theme that fits a terminal's colours, where none is asked for."""
+    from rich.console import Console
+
+    colours = Console(force_terminal=True, _environ=environ).color_system
+    return SIXTEEN.name if colours == "standard" else DEFAULT

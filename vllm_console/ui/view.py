@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import tzinfo
 
-from vllm_console.snapshot import Load, Model, Snapshot, Worker
+from vllm_console.snapshot import Alert, Load, Model, Snapshot, Worker
 from vllm_console.ui.format import age
 from vllm_console.ui.states import look
 from vllm_console.ui.trends import Trends
@@ -52,7 +53,15 @@ class View:
     lost: str | None = None
     """Why no daemon answers; `None` while one does."""
     paused: bool = False
+    past: bool = False
+    """The snapshot is of the past, not of now."""
+    recorded: str | None = None
+    """The name of the file that is replayed; `None` where a daemon answers."""
     zone: tzinfo | None = None
+    acknowledged: frozenset[Alert] = frozenset()
+    """Alerts, without their numbers, that a person has seen."""
+    pending: Mapping[str, str] = field(default_factory=dict)
+    """The verb of each model's command that has not come to its end."""
     limits: Mapping[str, Limit] = field(default_factory=dict)
     """Thresholds of the panel that draws."""
 
@@ -234,3 +243,11 @@ def staleness(worker: Worker | None) -> str | None:
     if worker is None or worker.stale_s is None or worker.stale_s < STALE_S:
         return None
     return f"{age(worker.stale_s)} old"
+
+
+_NUMBER = re.compile(r"\d+(?:[.,]\d+)*")
+
+
+def kind_of(alert: Alert) -> Alert:
+    """An alert without its numbers, which move while it stays the same alert."""
+    return Alert(alert.level, alert.subject, _NUMBER.sub("#", alert.text))

@@ -150,6 +150,9 @@ class Startup:
             prefix_caching=_flag(values, "enable_prefix_caching"),
             chunked_prefill=_flag(values, "enable_chunked_prefill"),
             speculative=speculative and " ".join(filter(None, speculative.groups())),
+            load_format=_text(values, "load_format"),
+            cuda_graphs=_mode(_GRAPHS, found["config"]),
+            compilation=_mode(_COMPILATION, found["config"]),
         )
         ranges = _RANGES.search(found["config"])
         if ranges and self.engine.max_num_batched_tokens is None:
@@ -173,6 +176,8 @@ class Startup:
             block_size=number("block_size", int),
             kv_cache_bytes=number("kv_cache_memory_bytes", int),
             gpu_memory_utilization=number("gpu_memory_utilization", float),
+            sleep_mode=given.get("enable_sleep_mode") is True,
+            lora=given.get("enable_lora") is True,
         )
 
     def _kv_tokens(self, found: re.Match[str], process: str) -> None:
@@ -192,10 +197,20 @@ class Startup:
         size = float(found["gib"]) * _GIB
         self._set(weights_bytes=int(self._add("weights_bytes", process, size)))
 
+    def _graphs(self, found: re.Match[str], process: str) -> None:
+        size = float(found["gib"]) * _GIB
+        self._set(graphs_bytes=int(self._add("graphs_bytes", process, size)))
+
     def _checkpoint(self, found: re.Match[str], process: str) -> None:
         size = int(float(found["gib"]) * _GIB)
         if size and self.engine.weights_bytes is None:
             self._set(weights_bytes=size)
+
+
+def _mode(pattern: re.Pattern[str], config: str) -> str | None:
+    """An enumeration's name as words: `FULL_AND_PIECEWISE` is "full and piecewise"."""
+    found = pattern.search(config)
+    return found[1].lower().replace("_", " ") if found else None
 
 
 def _text(values: dict[str, str], name: str) -> str | None:
@@ -213,12 +228,14 @@ def _flag(values: dict[str, str], name: str) -> bool | None:
 
 
 _SETTING = re.compile(
-    r"(?:^|, )(dtype|quantization|kv_cache_dtype|max_seq_len|(?:tensor|pipeline|data)_parallel_size"
-    r"|enforce_eager|enable_prefix_caching|enable_chunked_prefill)=([^,()]*)"
+    r"(?:^|, )(dtype|quantization|kv_cache_dtype|load_format|max_seq_len"
+    r"|(?:tensor|pipeline|data)_parallel_size|enforce_eager|enable_prefix_caching|enable_chunked_prefill)=([^,()]*)"
 )
 _SPECULATIVE = re.compile(
     r"speculative_config=SpeculativeConfig\((?:method='([^']*)')?.*?num_spec_tokens=(\d+)"
 )
+_GRAPHS = re.compile(r"'?cudagraph_mode'?[:=] ?<CUDAGraphMode\.(\w+)")
+_COMPILATION = re.compile(r"'(?:mode|level)': <Compilation(?:Mode|Level)\.(\w+)")
 _RANGES = re.compile(r"'compile_ranges_endpoints': \[([\d, ]+)\]")
 """vLLM compiles for steps of up to max_num_batched_tokens, the highest of these (config/vllm.py,
 `_set_compile_ranges`); the one place where it says a value that nobody set."""
@@ -244,6 +261,12 @@ _FACTS: tuple[tuple[re.Pattern[str], _Learn], ...] = (
     ),
     (re.compile(r"^Using (\w+) attention backend"), _fact("attention_backend")),
     (re.compile(r"^Using (Flash Attention|Triton|FlashInfer) backend"), _fact("attention_backend")),
+    (
+        re.compile(r"^Using (?:AttentionBackendEnum\.)?([A-Z][A-Z0-9_]+) backend\.?$"),
+        _fact("attention_backend"),
+    ),
+    (re.compile(r"# (?:GPU|cuda) blocks: (\d+)"), _fact("kv_cache_blocks", int)),
+    (re.compile(r"Graph capturing finished in .*, took (?P<gib>[\d.]+) GiB"), Startup._graphs),
     (
         re.compile(
             r"Initializing a V\d LLM engine \(v(?P<version>[\w.+]+)\) with config: (?P<config>.+)"

@@ -74,9 +74,19 @@ class FakeFleet:
             self.streams -= 1
 
     async def series(
-        self, subjects: Sequence[str], metrics: Sequence[str], seconds: float, step: float
+        self,
+        subjects: Sequence[str],
+        metrics: Sequence[str],
+        seconds: float,
+        step: float,
+        until: float | None = None,
     ) -> dict[str, dict[str, list[float | None]]]:
-        return {s: {m: [1.0, None, seconds / step] for m in metrics} for s in subjects}
+        return {s: {m: [until or 1.0, None, seconds / step] for m in metrics} for s in subjects}
+
+    async def snapshot_at(self, moment: str) -> bytes:
+        if moment == "noon tomorrow":
+            raise InvalidInput(f'"{moment}" is still to come')
+        return json.dumps(to_json(replace(PICTURE, at=moment))).encode()
 
     async def answer(self, question: Question) -> Answer:
         self.asked = question
@@ -224,6 +234,13 @@ def test_every_command_is_audited_with_who_asked(client: Client) -> None:
     assert next(client.follow_audit(after=2)) == broken
 
 
+def test_a_look_that_a_screen_repeats_is_not_audited(client: Client) -> None:
+    before = len(client.audit())
+    for verb in ("config", "load-plan", "fleet-file"):
+        client.command(verb, model="a")
+    assert len(client.audit()) == before
+
+
 def test_a_command_of_another_user_is_an_event(
     client: Client, fleet: FakeFleet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -256,6 +273,17 @@ def test_series_come_by_subject_and_metric(client: Client) -> None:
     }
     with pytest.raises(InvalidInput, match="steps"):
         client.series(["fleet"], ["running"], 1e6, 0.001)
+
+
+def test_series_may_end_in_the_past(client: Client) -> None:
+    answer = client.series(["fleet"], ["running"], 60, 2, until=1.7e9 + 0.5)
+    assert answer == {"fleet": {"running": [1.7e9 + 0.5, None, 30.0]}}
+
+
+def test_the_fleet_as_it_was_is_a_snapshot_and_a_time_to_come_is_one_line(client: Client) -> None:
+    assert client.snapshot_at("yesterday 14:00") == replace(PICTURE, at="yesterday 14:00")
+    with pytest.raises(InvalidInput, match='"noon tomorrow" is still to come'):
+        client.snapshot_at("noon tomorrow")
 
 
 def test_a_question_arrives_as_it_was_asked_and_its_answer_comes_back_whole(

@@ -85,3 +85,50 @@ def test_an_engine_that_reports_little_leaves_the_rest_unknown() -> None:
     now = load(Window(old, new), new, None, Window(old, new))
     assert now.prompt_tokens_per_s == 10
     assert now == Load(prompt_tokens_per_s=10.0, latency=Latency(window_s=5.0))
+
+
+def test_where_a_real_minute_found_its_prompts() -> None:
+    peak, end = _real("loaded_peak", 100.0), _real("loaded", 160.0)
+    now = load(Window(peak, end), end, 16, Window(peak, end))
+    computed, found = 16059 - 9078, 6016 - 3328
+    assert now.cache.prompt_tokens_from == pytest.approx(
+        {"local_compute": computed, "local_cache_hit": found, "external_kv_transfer": 0}
+    )
+    assert now.cache.cached_in is not None
+    assert now.cache.cached_in["device"] == found
+    assert now.cache.external_hit_rate is None
+    assert now.cache.multimodal_hit_rate is None
+
+
+def test_a_mean_is_the_sum_over_the_count_of_the_window() -> None:
+    old = Histogram((1.0,), (2.0, 3.0), 10.0)
+    new = Histogram((1.0,), (4.0, 7.0), 18.0)
+    window = Window(Sample(0.0, histograms={"e2e_s": old}), Sample(9.0, histograms={"e2e_s": new}))
+    assert load(None, None, None, window).latency.e2e_s.mean == 2.0
+    none = Window(Sample(0.0, histograms={"e2e_s": old}), Sample(9.0, histograms={"e2e_s": old}))
+    assert load(None, None, None, none).latency.e2e_s.mean is None
+
+
+def test_errors_are_those_that_finished_so_and_those_refused() -> None:
+    def between(old: dict[str, float], new: dict[str, float]) -> Load:
+        return load(None, None, None, Window(Sample(0.0, old), Sample(9.0, new)))
+
+    assert between({}, {}).errors is None
+    finished = {"requests_finished:error": 1.0}, {"requests_finished:error": 4.0}
+    assert between(*finished).errors == 3
+    was, now = ({**counts, "admission_rejections": 5.0} for counts in finished)
+    assert between(was, {**now, "admission_rejections": 7.0}).errors == 5
+
+
+def test_speculation_is_judged_by_what_was_accepted() -> None:
+    old = {"spec_drafts": 10.0, "spec_draft_tokens": 30.0, "spec_accepted_tokens": 12.0}
+    new = {"spec_drafts": 110.0, "spec_draft_tokens": 330.0, "spec_accepted_tokens": 162.0}
+    now = load(None, None, None, Window(Sample(0.0, old), Sample(9.0, new)))
+    assert (now.spec_acceptance, now.spec_length) == (0.5, 2.5)
+    still = load(None, None, None, Window(Sample(0.0, old), Sample(9.0, old)))
+    assert (still.spec_acceptance, still.spec_length) == (None, None)
+
+
+def test_all_requests_are_those_counted_so_far() -> None:
+    assert load(None, Sample(1.0, {"requests_finished": 41.0}), None, None).requests_total == 41
+    assert load(None, Sample(1.0), None, None).requests_total is None

@@ -73,6 +73,10 @@ def test_an_eager_start_skips_compilation_and_graphs() -> None:
         prefix_caching=True,
         chunked_prefill=True,
         enforce_eager=True,
+        load_format="auto",
+        compilation="dynamo trace once",
+        sleep_mode=False,
+        lora=False,
     )
 
 
@@ -114,6 +118,36 @@ def test_a_start_on_two_gpus_sums_the_weights_of_its_ranks() -> None:
     assert (engine.max_num_seqs, engine.max_num_batched_tokens) == (256, 8192)
     assert (engine.gpu_memory_utilization, engine.block_size) == (0.85, 16)
     assert (engine.version, engine.tensor_parallel_size) == ("0.17.0", 2)
+
+
+def test_what_is_captured_and_compiled_is_said_in_words() -> None:
+    startup = Startup()
+    startup.feed(
+        b"(EngineCore pid=7) INFO 11-21 05:19:30 [core.py:133] Initializing a V1 LLM engine "
+        b"(v0.17.0) with config: model='m', dtype=torch.bfloat16, load_format=auto, "
+        b"compilation_config={'mode': <CompilationMode.VLLM_COMPILE: 3>, "
+        b"'cudagraph_mode': <CUDAGraphMode.FULL_AND_PIECEWISE: (2, 1)>}\n"
+        b"(Worker_TP0 pid=3) INFO 11-21 05:20:01 [gpu_model_runner.py:6582] Graph capturing "
+        b"finished in 12 secs, took 0.50 GiB\n"
+        b"(Worker_TP1 pid=4) INFO 11-21 05:20:01 [gpu_model_runner.py:6582] Graph capturing "
+        b"finished in 12 secs, took 0.25 GiB\n"
+        b"INFO 11-21 05:20:02 [cuda.py:446] Using AttentionBackendEnum.FLASHINFER backend.\n"
+        b"INFO 11-21 05:20:03 [executor.py:1] # GPU blocks: 25760, # CPU blocks: 0\n"
+    )
+    engine = startup.engine
+    assert (engine.compilation, engine.cuda_graphs) == ("vllm compile", "full and piecewise")
+    assert engine.graphs_bytes == 3 << 28
+    assert (engine.attention_backend, engine.kv_cache_blocks) == ("FLASHINFER", 25_760)
+    assert engine.load_format == "auto"
+
+
+def test_adapters_and_sleep_are_told_by_the_arguments() -> None:
+    startup = Startup()
+    startup.feed(
+        b"non-default args: {'model': 'm', 'enable_lora': True, 'enable_sleep_mode': True}\n"
+    )
+    assert (startup.engine.lora, startup.engine.sleep_mode) == (True, True)
+    assert Startup().engine.lora is None
 
 
 def test_a_progress_bar_counts_before_its_line_ends() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from vllm_console.snapshot import Alert
 from vllm_console.ui.rows import Row, clip, ground, length, spread
-from vllm_console.ui.view import View
+from vllm_console.ui.view import View, kind_of
 
 _KEYS_FROM = 72
 _WORDS_FROM = 96
@@ -85,6 +85,7 @@ def next_subject(view: View) -> str | None:
 
 
 def alerts(view: View) -> list[Alert]:
-    """The snapshot's alerts, critical ones first."""
-    found = view.snapshot.alerts if view.snapshot else ()
+    """The snapshot's alerts that nobody has acknowledged, critical ones first."""
+    every = view.snapshot.alerts if view.snapshot else ()
+    found = [alert for alert in every if kind_of(alert) not in view.acknowledged]
     return sorted(found, key=lambda alert: alert.level != "crit")

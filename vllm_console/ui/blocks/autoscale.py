@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from vllm_console.snapshot import Model
-from vllm_console.ui.rows import Row, clip, head, wrap
+from vllm_console.ui.format import NONE, duration
+from vllm_console.ui.rows import Row, cell, clip, half_widths, head, pair, wrap
 from vllm_console.ui.view import View
 
 
@@ -13,26 +14,40 @@ def ask(view: View, width: int, height: int) -> int:
 
 
 def draw(view: View, width: int, height: int) -> list[Row]:
-    """A ruler `1 ●━━━◆──┿──┿ 4` (● ready, ◆ wanted) when a range is set; what it means."""
+    """A ruler `1 ●━━━◆──┿──┿ 4` (● ready, ◆ wanted), then what moves it, when, and how fast."""
     model = view.model
     if model is None:
         return []
-    if model.scale.target is None:
+    told = model.autoscale
+    number, unit = duration(told.cold_start_s)
+    one, two = half_widths(width)
+    if model.scale.target is None and told.wanted is None:
         return [
             head("autoscale", width, ("off", "dim")),
-            *wrap(
-                "workers stay as they are wanted; scaling by load comes in a later version",
-                width,
-                "dim",
-            ),
+            *wrap("no scale.target in fleet.toml: workers stay as wanted", width, "dim", 2),
+            cell("cold start", number, unit, "value", width),
         ][:height]
-    target = f"{model.scale.target:g}"
-    return [
+    target = NONE if model.scale.target is None else f"{model.scale.target:g}"
+    rows = [
         head("autoscale", width, (model.name, "scaling!")),
         _ruler(model, width),
-        clip([("target ", "label"), (target, "value"), (" requests a worker", "dim")], width),
-        clip([("this version does not act on it", "dim")], width),
-    ][:height]
+        pair(
+            cell("target", target, "/worker" if one >= 20 else "", "value", one),
+            cell("cold start", number, unit, "value", two),
+            width,
+        ),
+    ]
+    if told.wanted is None:
+        return [*rows, clip([("this version does not act on it", "dim")], width)][:height]
+    next_number, next_unit = duration(told.next_s)
+    rows.append(
+        pair(
+            cell("wanted", f"{told.wanted}", "", "value", one),
+            cell("next", next_number, next_unit, "value", two),
+            width,
+        )
+    )
+    return [*rows, *wrap(told.why or "", width, "label", 2)][:height]
 
 
 def _ruler(model: Model, width: int) -> Row:

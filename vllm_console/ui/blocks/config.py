@@ -25,6 +25,19 @@ Item = tuple[str, str, str]
 """Label, value, ink."""
 
 
+_FAILURE_ROWS = 9
+
+
+def ask(view: View, width: int, height: int) -> int:
+    """State and source; room for how a start goes on, and for a failure with its remedy."""
+    worker, state = view.worker, view.state
+    if state is None:
+        return 0
+    if look(state).group == "failed" and worker is not None and worker.failure is not None:
+        return _FAILURE_ROWS
+    return 3 if _progress(worker, state, width) else 2
+
+
 def draw(view: View, width: int, height: int) -> list[Row]:
     """State and source, then progress or failure, then settings in two columns."""
     model, worker, state = view.model, view.worker, view.state
@@ -61,7 +74,10 @@ def _title(view: View, model: Model, worker: Worker | None, state: str, width: i
             up: Row = [("  up ", "dim"), (number, "label"), (" " + unit, "dim")]
             if length(end) + length(up) + len(name) + 2 <= width:
                 end += up
-    return spread([(name, "engines!")], end, width)
+    first: Row = [(name, "engines!")]
+    if name == model.name and length(end) + len(name) + 7 <= width:
+        first.append((f" r{model.revision}", "dim"))
+    return spread(first, end, width)
 
 
 def _source(model: Model, width: int) -> Row:
@@ -85,7 +101,9 @@ def _progress(worker: Worker | None, state: str, width: int) -> Row:
         room = width - length(number) - length(end) - (2 if end else 0)
         return [*meter(worker.progress, room, "warn"), *number, ("  " if end else "", ""), *end]
     reason = worker.stale_reason if state in ("ready", "stalled") else worker.reason
-    return clip([(reason or "", "warn" if state in ("backoff", "queued") else "label")], width)
+    if not reason:
+        return []
+    return clip([(reason, "warn" if state in ("backoff", "queued") else "label")], width)
 
 
 def elapsed(worker: Worker) -> Row:

@@ -13,6 +13,8 @@ from vllm_console.ui.view import View
 
 _IDLE = 0.01
 _TWO_A_ROW = 44
+_COUNTED_FROM = 44
+"""Cells from which a row also says how many processes compute on its GPU."""
 _A_NODE = 8
 """GPUs in one row of bars: what one machine has."""
 _OWN_SHARE, _STRANGERS_SHARE = 1 / 3, 0.6
@@ -22,16 +24,18 @@ who are not of this fleet."""
 
 @dataclass(frozen=True, slots=True)
 class _Holder:
-    """A worker with all its processes on one GPU, or one process of somebody else."""
+    """A worker with all its processes on one GPU, one process of somebody else, or a brake."""
 
     name: str
-    """The worker's id, or the stranger's pid and name."""
+    """The worker's id, the stranger's pid and name, or what holds the clocks down."""
     stranger: bool
     memory_bytes: int | None
+    brake: bool = False
 
 
 def ask(view: View, width: int, height: int) -> int:
-    """A header and a row a GPU; two GPUs a row in a low panel; a row a node beyond sixteen.
+    """A header and a row a GPU; two GPUs a row in a low panel; of more than eight a row a node,
+    unless the panel has rows to spare.
 
     Who is on a GPU gets a row below it in a high panel; a stranger in a lower one too.
     """
@@ -41,7 +45,7 @@ def ask(view: View, width: int, height: int) -> int:
     if not snapshot.gpus:
         return len(_host(snapshot, width))
     gpus = len(snapshot.gpus)
-    if gpus > 2 * _A_NODE:
+    if gpus > 2 * _A_NODE or (gpus > _A_NODE and 1 + gpus > _OWN_SHARE * height):
         return 1 + len(_nodes_of(snapshot.gpus))
     if gpus + 1 > _STRANGERS_SHARE * height and width >= _TWO_A_ROW:
         return 1 + -(-gpus // 2)
@@ -49,7 +53,7 @@ def ask(view: View, width: int, height: int) -> int:
     everybody = 1 + gpus + len(holders)
     if everybody <= _OWN_SHARE * height:
         return everybody
-    strangers = 1 + gpus + sum(holder.stranger for holder in holders)
+    strangers = 1 + gpus + sum(holder.stranger or holder.brake for holder in holders)
     return strangers if strangers <= _STRANGERS_SHARE * height else 1 + gpus
 
 
@@ -72,7 +76,7 @@ def draw(view: View, width: int, height: int) -> list[Row]:
 def _shown_holders(gpus: Sequence[Gpu], spare: int) -> list[list[_Holder]]:
     """For each GPU who is named below it: everybody, else the strangers, as `spare` rows allow."""
     everybody = [_holders(gpu) for gpu in gpus]
-    strangers = [[h for h in holders if h.stranger] for holders in everybody]
+    strangers = [[h for h in holders if h.stranger or h.brake] for holders in everybody]
     for shown in (everybody, strangers):
         if sum(map(len, shown)) <= spare:
             return shown
@@ -80,7 +84,7 @@ def _shown_holders(gpus: Sequence[Gpu], spare: int) -> list[list[_Holder]]:
 
 
 def _holders(gpu: Gpu) -> list[_Holder]:
-    """Who is on a GPU, the most memory first, strangers before the fleet's own."""
+    """What slows a GPU, then who is on it: the most memory first, strangers before our own."""
     own: dict[str, int | None] = {}
     strangers = []
     for process in gpu.processes:
@@ -92,18 +96,21 @@ def _holders(gpu: Gpu) -> list[_Holder]:
             own.setdefault(process.worker, None)
         else:
             own[process.worker] = (own.get(process.worker) or 0) + size
-    return strangers + [_Holder(name, False, size) for name, size in own.items()]
+    brakes = [_Holder(gpu.throttle, False, None, brake=True)] if gpu.throttle else []
+    return brakes + strangers + [_Holder(name, False, size) for name, size in own.items()]
 
 
 def _single(view: View, gpus: Sequence[Gpu], width: int, spare: int) -> list[Row]:
-    hot_and_power = width >= 34
-    tail = 5 + 9 + (10 if hot_and_power else 0)
+    hot_and_power, counted = width >= 34, width >= _COUNTED_FROM
+    tail = 5 + 9 + (10 if hot_and_power else 0) + (5 if counted else 0)
     number = 3 if len(gpus) < 100 else 4
     size = width - number - tail
     header: Row = [(left("GPUs", number + size), "text"), (right("busy", 5), "dim")]
     header.append((right("GiB", 9), "dim"))
     if hot_and_power:
         header.append((right("°C", 5) + right("W", 5), "dim"))
+    if counted:
+        header.append((right("proc", 5), "dim"))
     rows = [header]
     for gpu, holders in zip(gpus, _shown_holders(gpus, spare), strict=True):
         row: Row = [(left(str(gpu.index), number), "label")]
@@ -113,7 +120,9 @@ def _single(view: View, gpus: Sequence[Gpu], width: int, spare: int) -> list[Row
             row += [*meter(gpu.utilization, size, "scaling"), *_busy(gpu), *_memory(gpu, 9)]
         if gpu.fault is None and hot_and_power:
             row.append(_celsius(view, gpu.temperature_c, 5))
-            row.append((right("–" if gpu.power_w is None else f"{gpu.power_w:.0f}", 5), "label"))
+            row.append(_watts(gpu, 5))
+        if gpu.fault is None and counted:
+            row.append(_processes(gpu, 5))
         rows.append(row)
         rows += [_holder(holder, gpu, number, size + 5) for holder in holders]
     return rows
@@ -122,6 +131,8 @@ def _single(view: View, gpus: Sequence[Gpu], width: int, spare: int) -> list[Row
 def _holder(holder: _Holder, gpu: Gpu, indent: int, width: int) -> Row:
     """One of those on a GPU, its memory below the GPU's own."""
     row: Row = [(" " * indent, "")]
+    if holder.brake:
+        return [*row, ("▾ ", "warn!"), (left(f"held down: {holder.name}", width + 17), "warn")]
     if holder.stranger:
         row += [("▲ ", "warn!"), (left(holder.name, width - 2), "text")]
     else:
@@ -130,6 +141,22 @@ def _holder(holder: _Holder, gpu: Gpu, indent: int, width: int) -> Row:
     size = gib(holder.memory_bytes)
     row.append((right(size, 9 - total), "dim" if holder.memory_bytes is None else "label"))
     return row
+
+
+def _watts(gpu: Gpu, width: int) -> Span:
+    """Its power; `▾` and amber while something holds its clocks down."""
+    watts = "–" if gpu.power_w is None else f"{gpu.power_w:.0f}"
+    return right(
+        f"▾{watts}" if gpu.throttle else watts, width
+    ), "warn!" if gpu.throttle else "label"
+
+
+def _processes(gpu: Gpu, width: int) -> Span:
+    """How many compute on it; unknown where the driver names none and yet it is busy."""
+    busy = gpu.utilization is None or gpu.utilization >= _IDLE
+    if busy and not gpu.processes:
+        return right("–", width), "dim"
+    return right(str(len(gpu.processes)), width), "label" if gpu.processes else "dim"
 
 
 def _fault(fault: str, width: int) -> Row:

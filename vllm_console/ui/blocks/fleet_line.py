@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 
-from vllm_console.ui.format import age, clock, count, gib, tokens
+from vllm_console.ui.format import age, clock, count, date_and_clock, gib, tokens
 from vllm_console.ui.rows import Row, clip, known, length
 from vllm_console.ui.states import GROUPS, look
 from vllm_console.ui.trends import total
@@ -95,8 +95,18 @@ def _hardware(view: View) -> Row:
 
 
 def time_of(view: View) -> Row:
-    """The time of the picture; its age when it is old; that it is held still."""
-    assert view.snapshot is not None
+    """The time of the picture; that it is the past, old, or held still."""
+    if view.snapshot is None:
+        return []
+    if view.past or view.recorded:
+        what = "PAST" if view.past else "RECORDED"
+        at = date_and_clock(view.snapshot.at, view.zone)
+        way = "esc returns" if view.past else view.recorded or ""
+        return [
+            (f" {what} ", "warn!@warn"),
+            (f"{at} ", "value@warn"),
+            (f"· {way} ", "text@warn"),
+        ]
     row: Row = [("‖ paused  ", "warn!")] if view.paused else []
     if view.old_s is not None:
         return [*row, (f"▲ {age(view.old_s)} old", "warn!")]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from vllm_console.ui.rows import Row, clip, length
@@ -24,8 +24,8 @@ ALWAYS = 2
 """Keys at the end of the list that are always shown: help and quit."""
 
 
-def rows(keys: Keys, notice: Notice | None, width: int) -> list[Row]:
-    """The notice, or as many keys as fit; keys in the middle go first."""
+def rows(keys: Keys, notice: Notice | None, width: int, grey: Collection[str] = ()) -> list[Row]:
+    """The notice, or as many keys as fit, the `grey` ones dim; keys in the middle go first."""
     if notice is not None:
         glyph, ink = LEVELS.get(notice.level, LEVELS["info"])
         return [
@@ -38,13 +38,15 @@ def rows(keys: Keys, notice: Notice | None, width: int) -> list[Row]:
             )
         ]
     shown = list(keys)
-    while len(shown) > ALWAYS and length(_row(shown)) > width:
+    while len(shown) > ALWAYS and length(_row(shown, grey)) > width:
         del shown[-ALWAYS - 1]
-    return [clip(_row(shown), width)]
+    return [clip(_row(shown, grey), width)]
 
 
-def _row(keys: Keys) -> Row:
+def _row(keys: Keys, grey: Collection[str]) -> Row:
     row: Row = []
     for key, text in keys:
-        row += [("  " if row else "", ""), (key, "engines!"), (f" {text}", "label")]
+        dim = text in grey
+        row += [("  " if row else "", ""), (key, "dim" if dim else "engines!")]
+        row.append((f" {text}", "dim" if dim else "label"))
     return row

@@ -6,22 +6,28 @@ from dataclasses import replace
 from typing import Any
 
 from vllm_console.snapshot import Model, Worker
-from vllm_console.ui.format import NONE, count, figure, percent, sig3, tokens
+from vllm_console.ui.format import NONE, age, count, figure, gib, percent, sig3, tokens
 from vllm_console.ui.percentile import percentile
+from vllm_console.ui.pursuit import DOING
 from vllm_console.ui.rows import Row, cut, cut_left, fill, ground, left, level, quiet, right
 from vllm_console.ui.states import look
 from vllm_console.ui.view import Entry, View, staleness, telling
 
 _COLUMNS = (
-    ("gpus", "GPU", 6, 44),
+    ("revision", "rev", 5, 72),
+    ("ready", "ready", 7, 42),
+    ("gpus", "GPU", 7, 50),
+    ("memory", "GiB", 7, 65),
     ("kv", "KV", 5, 0),
     ("queue", "run+wait", 9, 0),
-    ("hit", "hit", 6, 76),
-    ("ttft", "TTFT ms", 9, 52),
-    ("requests", "req/s", 7, 64),
+    ("hit", "hit", 6, 86),
+    ("ttft", "TTFT ms", 9, 57),
+    ("requests", "req/s", 7, 80),
     ("tokens", "tok/s", 7, 0),
 )
 """Name, header, width, and from which width of the block on a column is shown."""
+_ALWAYS = ("revision", "ready", "gpus", "memory")
+"""Columns that are known of a model that does not serve."""
 
 
 def ask(view: View, width: int, height: int) -> int:
@@ -38,7 +44,7 @@ def draw(view: View, width: int, height: int) -> list[Row]:
     columns = [c for c in _COLUMNS if width >= c[3]]
     name_width = width - 2 - sum(c[2] for c in columns)
     header: Row = [("  " + left("model", name_width), "dim")]
-    header += [(right(title, size), "dim") for _, title, size, _ in columns]
+    header += [(right(_title(view, title), size), "dim") for _, title, size, _ in columns]
     entries = view.entries
     if not entries:
         return [header, *quiet(width, height - 1, f"nothing matches “{view.filter}”", "esc clears")]
@@ -49,6 +55,12 @@ def draw(view: View, width: int, height: int) -> list[Row]:
             row = ground([("  " if t == "" else t, _lift(i)) for t, i in row], width)
         rows.append(row)
     return rows
+
+
+def _title(view: View, title: str) -> str:
+    """A column's header; that of the GPUs says how many there are."""
+    gpus = len(view.snapshot.gpus) if view.snapshot else 0
+    return f"{title}/{gpus}" if title == "GPU" and gpus else title
 
 
 def shown(view: View, height: int) -> list[Entry]:
@@ -100,20 +112,37 @@ def _row(
         row.append((state_look.glyph + " ", state_look.ink))
         row.append((left(_short(worker, model, name_width - 2), name_width - 2), "label"))
     said = _instead(worker or telling(model), model, state)
+    if worker is None and (verb := view.pending.get(model.name)) and _begins(verb, state):
+        said = f"{DOING.get(verb, verb)} …", "warn", ""
     if said is None:
         load = worker or model.load
         for name, _, size, _ in columns:
             row += _cell(view, model, worker, load, name, size)
         return row
-    row += (
-        _cell(view, model, worker, model.load, "gpus", columns[0][2])
-        if (columns[0][0] == "gpus")
-        else []
-    )
-    room = sum(c[2] for c in columns if c[0] != "gpus")
+    for name, _, size, _ in columns:
+        if name in _ALWAYS:
+            row += _cell(view, model, worker, model.load, name, size)
+    room = sum(size for name, _, size, _ in columns if name not in _ALWAYS)
     text, ink, number = said
+    remaining = _left(worker or telling(model), state)
+    if len(text) + len(number) + len(remaining) + 1 > room:
+        remaining = ""
     text = cut(text, room - len(number) - 1)
-    return [*row, (right(text, room - len(number)), ink), (number, "warn!")]
+    room -= len(number) + len(remaining)
+    return [*row, (right(text, room), ink), (number, "warn!"), (remaining, "dim")]
+
+
+def _begins(verb: str, state: str) -> bool:
+    """Whether a command was given and nothing of it is to be seen yet."""
+    return look(state).group in (("stopped", "failed") if verb == "load" else ("ready", "stalled"))
+
+
+def _left(worker: Worker | None, state: str) -> str:
+    """How much of a start is left by what earlier ones took; empty where that is not known."""
+    if state != "starting" or worker is None or worker.expected_s is None:
+        return ""
+    seconds = worker.expected_s - (worker.elapsed_s or 0.0)
+    return f"  {age(seconds)}" if seconds >= 1 else ""
 
 
 def _short(worker: Worker, model: Model, width: int) -> str:
@@ -146,6 +175,15 @@ def _cell(
     def get(field: str) -> Any:
         return getattr(load, field)
 
+    if name == "revision":
+        return [(right("" if worker else f"r{model.revision}", size), "dim")]
+    if name == "ready":
+        return _ready(model, worker, size)
+    if name == "memory":
+        if worker is not None:  # a model's is that of all its workers
+            return [(" " * size, "")]
+        used = model.memory.used_bytes
+        return [(right(gib(used), size), "dim" if used is None else "label")]
     if name == "gpus":
         workers = [worker] if worker else list(model.workers)
         gpus = sorted({g for w in workers for g in w.gpus})
@@ -176,6 +214,16 @@ def _cell(
         return [(right(NONE if value is None else sig3(value), size), "text" if value else "dim")]
     value = get("generation_tokens_per_s")
     return [(right(tokens(value), size), "dim" if value is None else "value" if value else "label")]
+
+
+def _ready(model: Model, worker: Worker | None, size: int) -> Row:
+    """Workers that take requests of those wanted; amber while some are missing."""
+    if worker is not None:
+        return [(" " * size, "")]
+    missing = model.ready < model.wanted
+    ink = "warn!" if missing else "dim" if not model.wanted else "text"
+    tail = f"/{model.wanted}"
+    return [(right(str(model.ready), size - len(tail)), ink), (tail, "dim")]
 
 
 def _percentage(value: float | None, size: int, view: View, limit_name: str) -> Row:

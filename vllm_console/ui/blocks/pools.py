@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from vllm_console.snapshot import Model
-from vllm_console.ui.format import percent
+from vllm_console.ui.format import NONE, duration, percent
 from vllm_console.ui.rows import Row, left, level, right
 from vllm_console.ui.states import look
 from vllm_console.ui.view import View
 
 _NUMBERS = 6 + 8 + 6
+_TARGET, _COLD = 8, 10
+_MORE_FROM = 50
+"""Cells from which the target a worker and the time of a cold start are shown too."""
 
 
 def ask(view: View, width: int, height: int) -> int:
@@ -18,17 +21,22 @@ def ask(view: View, width: int, height: int) -> int:
 
 
 def draw(view: View, width: int, height: int) -> list[Row]:
-    """Ready of wanted with the direction, load, and the range; the selected model is always in."""
+    """Ready of wanted with the direction, load, and the range; the selected model is always in.
+
+    Where there is room, also requests a worker to scale by, and how long a cold start takes.
+    """
     models = list(view.snapshot.models) if view.snapshot else []
     if not models:
         return []
-    name_width = width - _NUMBERS
+    more = width >= _MORE_FROM
+    name_width = width - _NUMBERS - (_TARGET + _COLD if more else 0)
     rows: list[Row] = [
         [
             (left("pools", name_width), "text"),
             (right("ready", 6), "dim"),
             (right("load", 8), "dim"),
             (right("range", 6), "dim"),
+            *([(right("target", _TARGET) + right("cold", _COLD), "dim")] if more else []),
         ]
     ]
     room = max(1, height - 1)
@@ -48,9 +56,20 @@ def draw(view: View, width: int, height: int) -> list[Row]:
                 (right(percent(share), 7), level(share, limit.warn, limit.crit)),
                 ("%" if share is not None else " ", "dim"),
                 (right(f"{model.scale.min}–{model.scale.max}", 6), "label"),
+                *(_scaling(model) if more else []),
             ]
         )
     return rows
+
+
+def _scaling(model: Model) -> Row:
+    target = model.scale.target
+    number, unit = duration(model.autoscale.cold_start_s)
+    return [
+        (right(NONE if target is None else f"{target:g}", _TARGET), "label" if target else "dim"),
+        (right(number, _COLD - len(unit) - 1 if unit else _COLD), "label" if unit else "dim"),
+        (f" {unit}" if unit else "", "dim"),
+    ]
 
 
 def load_of(model: Model) -> float | None:

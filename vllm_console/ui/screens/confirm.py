@@ -17,13 +17,17 @@ from vllm_console.ui.rows import Row, wrap
 from vllm_console.ui.view import View
 
 
-def consequence(verb: str, model: Model) -> str:
-    """What happens to whom, in one sentence."""
+def consequence(verb: str, model: Model, to: int | None = None) -> str:
+    """What happens to whom, in one sentence; `to` is how many workers are to be left."""
     workers = sum(worker.state not in ("stopped", "failed") for worker in model.workers)
     if not workers:
         return "no worker of it runs now"
     requests = (model.load.running or 0) + (model.load.waiting or 0)
     flight = f"{count(requests)} in flight" if requests else "nothing in flight"
+    if to is not None:
+        going = max(0, model.wanted - to)
+        goes = "drains, then stops" if going == 1 else "drain, then stop"
+        return f"{flight}; {going} of its {workers} workers {goes}"
     if workers == 1:
         then = "stops and starts again" if verb == "restart" else "stops"
         return f"{flight}; its worker drains, then {then}"
@@ -40,10 +44,11 @@ class Confirm(ModalScreen[None]):
         Binding("n,escape,enter,q", "dismiss", "no"),
     ]
 
-    def __init__(self, verb: str, model: Model) -> None:
+    def __init__(self, verb: str, model: Model, workers: int | None = None) -> None:
         super().__init__()
         self._verb = verb
         self._model = model
+        self._workers = workers
 
     def compose(self) -> ComposeResult:
         """One small box."""
@@ -52,9 +57,11 @@ class Confirm(ModalScreen[None]):
         yield box
 
     def _draw(self, view: View, width: int, height: int) -> list[Row]:
+        to = "" if self._workers is None else f" to {self._workers}"
+        what = consequence(self._verb, self._model, self._workers)
         return [
-            [(f"{self._verb} ", "text"), (self._model.name, "value"), ("?", "text")],
-            *wrap(consequence(self._verb, self._model), width, "label", 2),
+            [(f"{self._verb} ", "text"), (self._model.name, "value"), (f"{to}?", "text")],
+            *wrap(what, width, "label", 2),
             [],
             [
                 ("y", "warn!"),
@@ -69,7 +76,7 @@ class Confirm(ModalScreen[None]):
         """Do it."""
         app = application(self)
         self.dismiss()
-        app.command(self._verb, self._model.name)
+        app.command(self._verb, self._model.name, self._workers)
 
     def on_key(self, event: events.Key) -> None:
         """A capital letter answers like a small one."""

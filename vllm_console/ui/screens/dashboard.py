@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from typing import ClassVar
 
@@ -15,11 +16,12 @@ from vllm_console.ui.blocks import events as event_rows
 from vllm_console.ui.filter_line import FilterLine
 from vllm_console.ui.key_line import KeyLine
 from vllm_console.ui.lines import Lines
-from vllm_console.ui.messages import EntryChosen
+from vllm_console.ui.messages import EntryChosen, EntryOpened
 from vllm_console.ui.panel import Panel
-from vllm_console.ui.panels import NAMES, PanelSpec
+from vllm_console.ui.panels import MOST, NAMES, PanelSpec
 from vllm_console.ui.rows import Row, quiet
-from vllm_console.ui.screens.painted import Painted
+from vllm_console.ui.screens.painted import CHANGES, SCALES, SCREENS, Painted
+from vllm_console.ui.time_line import TimeLine
 from vllm_console.ui.view import View
 
 SMALLEST = (60, 16)
@@ -29,6 +31,13 @@ _ACROSS = [(0, "-tabs"), (100, "-grid"), (150, "-row")]
 _DOWN = [(0, "-short"), (36, "-tall"), (54, "-airy")]
 """Classes of the screen from so many columns or lines on."""
 _PANEL = "go to the panel of that number"
+_SPAN = "back and forth in time by what the graphs span"
+_SPANS = "back and forth in time by ten of these spans"
+_TYPED = ("filter", "time")
+"""Actions that open a line to type in. Their keys come first: what is typed on in the same breath,
+as over a slow ssh, is for that line."""
+_LEAST = 38
+"""Cells that a panel needs in the row for a user's own to stand beside the four."""
 
 
 def too_small(view: View, width: int, height: int) -> list[Row]:
@@ -51,6 +60,10 @@ class Dashboard(Painted):
             )
             for key, name in enumerate(NAMES[1:], 2)
         ),
+        *(
+            Binding(str(key), f"own({key})", "panel", show=False, tooltip=_PANEL)
+            for key in range(len(NAMES) + 1, MOST + 1)
+        ),
         Binding("z", "zoom", "zoom", tooltip="one panel alone, or all again"),
         Binding(
             "enter",
@@ -59,15 +72,16 @@ class Dashboard(Painted):
             key_display="↵",
             tooltip="settings, start, failure and log of its worker",
         ),
-        Binding("l", "load", "load", tooltip="start the selected model"),
+        *CHANGES,
+        *SCALES,
+        Binding("a", "acknowledge", "acknowledge", tooltip="hide the alerts until they change"),
         Binding(
-            "u", "unload", "unload", tooltip="drain and stop the selected model, after a question"
-        ),
-        Binding(
-            "r", "restart", "restart", tooltip="stop and start the selected model, after a question"
-        ),
-        Binding(
-            "slash", "filter", "filter", key_display="/", tooltip="show only models that match"
+            "slash",
+            "filter",
+            "filter",
+            key_display="/",
+            priority=True,
+            tooltip="show only models that match",
         ),
         Binding(
             "space",
@@ -75,6 +89,32 @@ class Dashboard(Painted):
             "pause",
             key_display="space",
             tooltip="hold the picture still, or let it run",
+        ),
+        Binding("left_square_bracket", "travel(-1)", "past", key_display="[", tooltip=_SPAN),
+        Binding("right_square_bracket", "travel(1)", "past", key_display="]", tooltip=_SPAN),
+        Binding(
+            "left_curly_bracket",
+            "travel(-10)",
+            "far past",
+            show=False,
+            key_display="{",
+            tooltip=_SPANS,
+        ),
+        Binding(
+            "right_curly_bracket",
+            "travel(10)",
+            "far past",
+            show=False,
+            key_display="}",
+            tooltip=_SPANS,
+        ),
+        Binding(
+            "t",
+            "time",
+            "time",
+            show=False,
+            priority=True,
+            tooltip="go to a time: -2h, yesterday 14:00 …",
         ),
         Binding("up", "move(-1)", "model above", show=False, key_display="↑"),
         Binding("k", "move(-1)", "model above", show=False),
@@ -89,7 +129,18 @@ class Dashboard(Painted):
             show=False,
             key_display="!",
         ),
-        Binding("escape", "back", "leave zoom, end filter", show=False, key_display="esc"),
+        Binding(
+            "escape",
+            "back",
+            "back to now, leave zoom, end filter",
+            show=False,
+            key_display="esc",
+        ),
+        Binding("e", "edit", "edit", show=False, tooltip="edit the fleet file, then see the plan"),
+        Binding("p", "pin", "pin", show=False, tooltip="whether the model may be evicted"),
+        Binding("y", "copy", "copy", show=False, tooltip="copy the model's command line"),
+        *SCREENS,
+        Binding("colon", "palette", "commands", key_display=":", tooltip="every command, by name"),
         Binding("question_mark", "help", "help", key_display="?", tooltip="these keys"),
         Binding("q", "quit", "quit", tooltip="leave the console; the fleet goes on"),
     ]
@@ -100,14 +151,14 @@ class Dashboard(Painted):
 
     def compose(self) -> ComposeResult:
         """Fleet line, alerts, panels, events, keys; and what replaces them all when too small."""
-        titles = {spec.name: spec.title for spec in self._specs}
         yield Lines(self._fleet_line, id="fleet")
         yield Lines(alert_line.draw, id="alerts")
         with Container(id="panels"):
-            for spec in self._specs:
-                yield Panel(spec, titles)
+            for number in range(len(self._specs)):
+                yield Panel(number, self._specs)
         yield Lines(event_rows.draw, id="events")
         yield FilterLine(id="filter")
+        yield TimeLine(id="time")
         yield KeyLine(id="keys")
         yield Lines(too_small, id="small")
 
@@ -128,6 +179,7 @@ class Dashboard(Painted):
         columns, lines = SMALLEST
         small = event.size.width < columns or event.size.height < lines
         self.set_class(small, "-small")
+        self.set_class(event.size.width >= _LEAST * len(self._specs) + 2, "-roomy")
         self.call_after_refresh(self.console_app.paint)
 
     def paint(self, view: View) -> None:
@@ -141,6 +193,10 @@ class Dashboard(Painted):
         """Tabs show one panel alone already."""
         if action == "zoom" and self.has_class("-tabs"):
             return False
+        if action in _TYPED:
+            return not isinstance(self.focused, FilterLine)
+        if action == "own" and isinstance(parameters[0], int):
+            return parameters[0] <= len(self._specs)
         return super().check_action(action, parameters)
 
     def on_descendant_focus(self) -> None:
@@ -162,9 +218,48 @@ class Dashboard(Painted):
         self._show_panel(name)
         self.query_one(f"#{name}").focus()
 
+    def action_own(self, key: int) -> None:
+        """Go to one of the user's own panels, alone where it has no room beside the four."""
+        panel = next(panel for panel in self.query(Panel) if panel.number == key - 1)
+        if not panel.display:
+            self.add_class("-zoom")
+        self._show_panel(panel.spec.name)
+        panel.focus()
+
+    async def take_panels(self, specs: Sequence[PanelSpec]) -> None:
+        """Go on by panel files that have changed; own panels may come and go."""
+        before, self._specs = self._specs, specs
+        for panel in list(self.query(Panel)):
+            if panel.number >= len(specs):
+                await panel.remove()
+            else:
+                panel.take(specs)
+        for number in range(len(before), len(specs)):
+            await self.query_one("#panels").mount(Panel(number, specs))
+        self.set_class(self.size.width >= _LEAST * len(specs) + 2, "-roomy")
+        if not self.query(".panel.-shown"):
+            self.remove_class("-zoom")
+            self.action_panel(NAMES[0])
+        self.refresh_bindings()
+        self.call_after_refresh(self.console_app.paint)
+
+    def action_travel(self, spans: float) -> None:
+        """Go back or forth in stored time."""
+        self.console_app.travel(spans)
+
+    def action_time(self) -> None:
+        """Type a time to go to."""
+        self.query_one(TimeLine).open("")
+
+    def on_time_line_chosen(self, message: TimeLine.Chosen) -> None:
+        """Go there."""
+        self.console_app.travel_to(message.moment)
+
     def action_zoom(self) -> None:
         """Show one panel alone, or all again."""
         self.toggle_class("-zoom")
+        if isinstance(self.focused, Panel) and not self.focused.display:
+            self.action_panel(NAMES[0])  # one of the user's own, without room beside the four
         self.call_after_refresh(self.console_app.paint)
 
     def action_move(self, rows: int) -> None:
@@ -190,7 +285,9 @@ class Dashboard(Painted):
         self.console_app.paint()
 
     def action_back(self) -> None:
-        """Leave the zoom first, then the filter."""
+        """Back to now first, then leave the zoom, then the filter."""
+        if self.console_app.return_to_now():
+            return
         if self.has_class("-zoom"):
             self.action_zoom()
         elif self.console_app.board.filter:
@@ -218,25 +315,41 @@ class Dashboard(Painted):
 
     def action_detail(self) -> None:
         """Show everything about the selected model or worker."""
-        view = self.console_app.view
-        if view.entry is None:
+        self.console_app.open("details")
+
+    def on_entry_opened(self, message: EntryOpened) -> None:
+        """A row was clicked twice."""
+        self.console_app.board.select(message.key)
+        self.action_detail()
+
+    def action_acknowledge(self) -> None:
+        """Hide the alerts of now until they change."""
+        self.console_app.acknowledge()
+
+    def action_edit(self) -> None:
+        """Edit the fleet file, then see what applying it would do."""
+        self.console_app.open("edit")
+
+    def action_pin(self) -> None:
+        """Say whether the model may be evicted; only the fleet file sets it."""
+        model = self.console_app.view.model
+        if model is None:
             self.console_app.say("info", "no model is selected")
-            return
-        from vllm_console.ui.screens.worker import WorkerDetail
+        elif model.pinned:
+            self.console_app.say("info", f"{model.name} is pinned: nothing evicts it")
+        else:
+            text = f"{model.name} is not pinned · pinned = true in fleet.toml, e edits it"
+            self.console_app.say("info", text)
 
-        self.app.push_screen(WorkerDetail(view.entry.key))
-
-    def action_load(self) -> None:
-        """Start the selected model's workers."""
-        self.console_app.act("load", self.console_app.view.model)
-
-    def action_unload(self) -> None:
-        """Drain and stop the selected model's workers, after a question."""
-        self.console_app.act("unload", self.console_app.view.model)
-
-    def action_restart(self) -> None:
-        """Stop and start the selected model's workers, after a question."""
-        self.console_app.act("restart", self.console_app.view.model)
+    def action_copy(self) -> None:
+        """Copy the command line of the selected model, or the address of the selected worker."""
+        view = self.console_app.view
+        if view.entry is not None and view.entry.worker is not None and view.entry.worker.url:
+            self.console_app.copy(view.entry.worker.url)
+        elif view.model is not None and view.model.command:
+            self.console_app.copy(shlex.join(view.model.command))
+        else:
+            self.console_app.say("info", "nothing was started yet: there is no command to copy")
 
     def action_quit(self) -> None:
         """Leave the console; the fleet goes on."""

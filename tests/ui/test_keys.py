@@ -1,0 +1,308 @@
+"""Keys that act: each does what it says, only where it is legal, and its outcome is told."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from textual.pilot import Pilot
+
+from tests.ui.playing import MOMENT, Stage
+from tests.ui.scripted import LabFleet
+from tests.ui.scripted_looks import FILE, HOLDS, PATH
+from vllm_console.errors import ConsoleError
+from vllm_console.snapshot import Alert, Snapshot
+from vllm_console.ui.console import Console
+from vllm_console.ui.pursuit import Pursuit
+from vllm_console.ui.screens.agree import Agree
+from vllm_console.ui.screens.confirm import Confirm
+from vllm_console.ui.screens.dashboard import Dashboard
+from vllm_console.ui.screens.fleet_file import FleetFilePage
+from vllm_console.ui.screens.worker import WorkerDetail
+from vllm_console.ui.view import kind_of
+
+ROW = (160, 48)
+
+
+async def go(stage: Stage, pilot: Pilot[None], *keys: str) -> str:
+    """Show the console, press keys, wait for what they set off, and read the screen."""
+    await stage.shown(pilot)
+    for key in keys:
+        await pilot.press(key)
+        await stage.settled(pilot)
+    return stage.text()
+
+
+def changed(snapshot: Snapshot, name: str, **facts: object) -> Snapshot:
+    """The snapshot with facts of one model changed."""
+    models = tuple(
+        replace(m, **facts) if m.name == name else m  # type: ignore[arg-type]
+        for m in snapshot.models
+    )
+    return replace(snapshot, models=models)
+
+
+def last_line(stage: Stage) -> str:
+    return stage.text().splitlines()[-1]
+
+
+async def test_plus_asks_for_one_worker_more_and_minus_asks_back_first() -> None:
+    stage = Stage()
+    async with stage.app.run_test(size=ROW) as pilot:
+        await go(stage, pilot, "down", "plus")
+        assert stage.client.commands == [("scale", {"model": "qwen3-32b", "workers": 3})]
+        text = await go(stage, pilot, "minus")
+        assert isinstance(stage.app.screen, Confirm)
+        assert "scale qwen3-32b to 1?" in text
+        assert "1 of its 2 workers drains, then stops" in text
+        await go(stage, pilot, "y")
+        assert stage.client.commands[1:] == [("scale", {"model": "qwen3-32b", "workers": 1})]
+
+
+async def test_a_number_of_workers_that_the_file_forbids_is_told_not_asked_for() -> None:
+    stage = Stage()
+    async with stage.app.run_test(size=ROW) as pilot:
+        assert "llama-70b has 1 to 2 workers: scale.min" in await go(stage, pilot, "minus")
+        await stage.push(pilot, changed(stage.client.fleet.at(MOMENT + 1), "phi-4", wanted=1))
+        assert "phi-4 has one worker at most" in await go(stage, pilot, "end", "plus")
+    assert stage.client.commands == []
+
+
+async def test_keys_that_would_do_nothing_are_grey_and_say_why_when_pressed() -> None:
+    stage = Stage()
+    async with stage.app.run_test(size=ROW) as pilot:
+        await go(stage, pilot)
+        row = stage.app.screen.query_one("#keys")._rows[0]  # type: ignore[attr-defined]
+        inks = {text.strip(): ink for text, ink in row}
+        assert inks["load"] == "dim"
+        assert inks["unload"] == "label"
+        await go(stage, pilot, "end")
+        row = stage.app.screen.query_one("#keys")._rows[0]  # type: ignore[attr-defined]
+        inks = {text.strip(): ink for text, ink in row}
+        assert inks["load"] == "label"
+        assert inks["unload"] == inks["restart"] == "dim"
+
+
+async def test_sleep_and_wake_are_there_only_for_a_model_that_can() -> None:
+    stage = Stage()
+    async with stage.app.run_test(size=ROW) as pilot:
+        await go(stage, pilot)
+        assert "sleep" not in last_line(stage)
+        assert "llama-70b cannot sleep" in await go(stage, pilot, "s")
+        able = changed(stage.client.fleet.at(MOMENT + 1), "llama-70b", can_sleep=True)
+        await stage.push(pilot, able)
+        stage.app.say("", "")
+        await pilot.pause()
+        assert "s sleep" in last_line(stage)
+        await go(stage, pilot, "s")
+        assert stage.client.commands == [("sleep", {"model": "llama-70b"})]
+        assert "llama-70b is ready: it does not sleep" in await go(stage, pilot, "w")
+
+
+async def test_acknowledged_alerts_stay_hidden_until_they_change() -> None:
+    stage = Stage()
+    async with stage.app.run_test(size=ROW) as pilot:
+        assert "2 alerts" in await go(stage, pilot)
+        text = await go(stage, pilot, "a")
+        assert "2 alerts hidden until something changes" in text
+        assert "! goes there" not in text
+        later = stage.client.fleet.at(MOMENT + 1)
+        moved = Alert("warn", "qwen3-32b", "TTFT p95 433 ms > 350 ms")
+        await stage.push(pilot, replace(later, alerts=(moved, *later.alerts[1:])))
+        assert "433 ms > 350 ms" not in stage.text().splitlines()[1]
+        new = Alert("crit", "phi-4", "failed: out-of-memory")
+        later = stage.client.fleet.at(MOMENT + 2)
+        await stage.push(pilot, replace(later, alerts=(new,)))
+        assert "1 alert " in stage.text()
+        await stage.push(pilot, stage.client.fleet.at(MOMENT + 3))
+        assert "2 alerts" in stage.text()
+
+
+def test_an_alert_is_the_same_while_only_its_numbers_move() -> None:
+    one, two = (Alert("warn", "GPU 2", f"{n} °C") for n in (84, 91))
+    assert kind_of(one) == kind_of(two)
+    assert kind_of(one) != kind_of(replace(one, level="crit"))
+
+
+async def test_copy_puts_the_command_or_the_address_on_the_clipboard() -> None:
+    stage = Stage()
+    async with stage.app.run_test(size=ROW) as pilot:
+        text = await go(stage, pilot, "y")
+        assert stage.app.clipboard.startswith("vllm serve meta-llama/Llama-3.3-70B-Instruct")
+        assert "● copied: vllm serve meta-llama" in text
+        await go(stage, pilot, "down", "down", "y")
+        assert stage.app.clipboard == "http://127.0.0.1:8102"
+
+
+async def test_pin_tells_what_only_the_file_sets() -> None:
+    stage = Stage()
+    async with stage.app.run_test(size=ROW) as pilot:
+        assert "llama-70b is not pinned · pinned = true" in await go(stage, pilot, "p")
+        pinned = changed(stage.client.fleet.at(MOMENT + 1), "llama-70b", pinned=True)
+        await stage.push(pilot, pinned)
+        assert "llama-70b is pinned: nothing evicts it" in await go(stage, pilot, "p")
+    assert stage.client.commands == []
+
+
+async def test_an_edited_file_is_checked_then_its_plan_is_shown_and_agreed_to() -> None:
+    stage = Stage()
+    opened: list[str] = []
+
+    def editor(path: str) -> None:
+        opened.append(path)
+        stage.client.fleet_file = HOLDS
+
+    stage.app.run_editor = editor
+    async with stage.app.run_test(size=ROW) as pilot:
+        text = await go(stage, pilot, "e")
+        await stage.settled(pilot)
+        assert opened == [PATH]
+        assert isinstance(stage.app.screen, Agree)
+        text = stage.text()
+        assert "~ qwen3-32b" in text
+        assert "options.max_num_seqs: 128 → 256" in text
+        await go(stage, pilot, "y")
+        assert stage.client.commands == [("apply", {"digest": "d1gest", "wait": False})]
+        assert "● applying: accepted, events tell" in stage.text()
+
+
+async def test_an_edit_that_breaks_the_file_goes_to_the_problem_and_applies_nothing() -> None:
+    stage = Stage()
+
+    def editor(path: str) -> None:
+        stage.client.fleet_file = FILE
+
+    stage.app.run_editor = editor
+    async with stage.app.run_test(size=ROW) as pilot:
+        await go(stage, pilot, "e")
+        await stage.settled(pilot)
+        assert isinstance(stage.app.screen, FleetFilePage)
+        assert stage.app.screen.listing.item.trouble
+        assert "✖ 1 problem: nothing is applied" in stage.text()
+        assert "a file with problems is not applied" in await go(stage, pilot, "enter")
+    assert stage.client.commands == []
+
+
+async def test_an_editor_that_does_not_start_is_one_line() -> None:
+    stage = Stage()
+    stage.app.run_editor = lambda path: "nano: not found; $EDITOR names the editor"
+    async with stage.app.run_test(size=ROW) as pilot:
+        assert "✖ nano: not found" in await go(stage, pilot, "e")
+
+
+async def test_a_terminal_that_cannot_be_lent_names_the_file() -> None:
+    stage = Stage()
+    async with stage.app.run_test(size=ROW) as pilot:
+        assert f"edit {PATH} in another" in await go(stage, pilot, "e")
+
+
+async def test_the_row_and_the_line_tell_a_command_until_its_end() -> None:
+    stage = Stage()
+    async with stage.app.run_test(size=ROW) as pilot:
+        text = await go(stage, pilot, "end", "l")
+        assert "loading …" in text
+        assert "● loading phi-4: accepted" in text
+        snapshot = stage.client.fleet.at(MOMENT + 1)
+        phi = snapshot.models[3]
+        worker = replace(snapshot.models[0].workers[0], id="phi-4-1")
+        up = changed(snapshot, "phi-4", state="ready", wanted=1, ready=1, workers=(worker,))
+        assert phi.state == "stopped"
+        await stage.push(pilot, up)
+        assert "● phi-4 is ready" in stage.text()
+        assert stage.app.board.pursued == {}
+
+
+async def test_a_refused_command_leaves_no_trace_in_the_row() -> None:
+    stage = Stage()
+    stage.client.refuse = ConsoleError("no GPU is free for phi-4")
+    async with stage.app.run_test(size=ROW) as pilot:
+        text = await go(stage, pilot, "end", "l")
+        assert "✖ load phi-4: no GPU is free" in text
+        assert "loading …" not in text
+
+
+def test_what_becomes_of_a_command_is_told_once_it_is_decided() -> None:
+    snapshot = LabFleet(fourth="failed").at(MOMENT)
+    old = snapshot.models[3].workers[0].failure
+    assert old is not None
+
+    def told(verb: str, *, workers: int | None = None, **facts: object) -> tuple[str, str] | None:
+        pursuit = Pursuit(verb, "phi-4", old, workers)
+        pursuit.left = verb == "restart" and bool(facts.pop("left", False))
+        return pursuit.outcome(changed(snapshot, "phi-4", **facts))
+
+    assert told("load") is None
+    again = replace(old, at="2026-11-20T12:30:00+00:00")
+    worker = replace(snapshot.models[3].workers[0], failure=again)
+    crit = told("load", workers=None) or told("unload", state="stopped")
+    assert crit == ("ok", "phi-4 is stopped")
+    failed = Pursuit("load", "phi-4", old).outcome(changed(snapshot, "phi-4", workers=(worker,)))
+    assert failed is not None
+    assert failed[0] == "crit"
+    assert "out-of-memory; lower gpu_memory" in failed[1]
+    assert told("restart", state="ready", wanted=1, ready=1) is None
+    assert told("restart", left=True, state="ready", wanted=1, ready=1) is not None
+    assert told("scale", workers=1, state="ready", wanted=1, ready=1) is not None
+    assert told("scale", workers=2, state="ready", wanted=2, ready=1) is None
+    gone = Pursuit("load", "another", None).outcome(snapshot)
+    assert gone == ("info", "another is no longer in the fleet")
+
+
+async def test_a_double_click_opens_and_the_wheel_moves_the_selection(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(Console, "CLICK_CHAIN_TIME_THRESHOLD", 60.0)  # however slow it is here
+    stage = Stage()
+    async with stage.app.run_test(size=ROW) as pilot:
+        await go(stage, pilot)
+        await pilot.click("#engines", offset=(6, 6), times=2)
+        await stage.until(pilot, lambda: isinstance(stage.app.screen, WorkerDetail))
+        await stage.settled(pilot)
+        await pilot.press("escape")
+        await stage.until(pilot, lambda: isinstance(stage.app.screen, Dashboard))
+        await pilot.pause()
+        assert stage.app.board.selected == "model/mistral-24b"
+        await pilot._post_mouse_events([_wheel()], "#engines", (6, 6), 0)
+        await stage.until(pilot, lambda: stage.app.board.selected == "model/phi-4")
+
+
+def _wheel() -> type:
+    from textual.events import MouseScrollDown
+
+    return MouseScrollDown
+
+
+async def test_the_palette_offers_what_is_legal_and_does_it() -> None:
+    stage = Stage()
+    async with stage.app.run_test(size=ROW) as pilot:
+        await go(stage, pilot, "end", "colon")
+        for letter in "load phi":
+            await pilot.press("space" if letter == " " else letter)
+        await stage.settled(pilot)
+        await stage.until(pilot, lambda: "start the model" in stage.text())
+        assert "unload phi" not in stage.text()
+        await pilot.press("enter")
+        await stage.until(pilot, lambda: bool(stage.client.commands))
+        await stage.settled(pilot)
+        assert isinstance(stage.app.screen, Dashboard)
+    assert stage.client.commands == [("load", {"model": "phi-4"})]
+
+
+@pytest.mark.parametrize("key", ["l", "u", "r", "plus", "minus", "s", "w", "e"])
+async def test_a_read_only_console_changes_nothing_by_any_key(key: str) -> None:
+    stage = Stage(readonly=True)
+    async with stage.app.run_test(size=ROW) as pilot:
+        await go(stage, pilot, "end", key, "y", "enter")
+        assert not isinstance(stage.app.screen, (Confirm, Agree, FleetFilePage))
+    assert stage.client.commands == []
+
+
+async def test_a_read_only_console_offers_only_looks_in_the_palette() -> None:
+    from vllm_console.ui.palette import commands
+
+    stage = Stage(readonly=True)
+    async with stage.app.run_test(size=ROW) as pilot:
+        await go(stage, pilot)
+        names = [name for name, _, _ in commands(stage.app)]
+    assert "log qwen3-32b" in names
+    assert not [name for name in names if name.startswith(("load", "unload", "scale", "edit"))]

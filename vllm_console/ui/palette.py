@@ -1,0 +1,72 @@
+"""Every command by its name: what keys do, for each model, found by a few letters."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from functools import partial
+
+from textual.command import DiscoveryHit, Hit, Hits, Provider
+
+from vllm_console.ui.application import Application, application
+from vllm_console.ui.states import refusal
+
+Command = tuple[str, str, Callable[[], object]]
+"""Name, what it does, how."""
+
+_MEANS = {
+    "load": "start the model",
+    "unload": "drain and stop the model, after a question",
+    "restart": "stop and start the model, after a question",
+    "sleep": "take its weights off the GPU",
+    "wake": "bring it back",
+}
+_SHOWS = {
+    "details": "settings, environment, timeline and log of its worker",
+    "log": "what its worker writes",
+    "plan": "what a load would take, before it is done",
+    "history": "percentiles of any span of the past",
+}
+
+
+def commands(app: Application) -> Iterator[Command]:
+    """What can be done now; what is not legal is not offered."""
+    yield "events", "all that happened, and who asked for what", lambda: app.open("events")
+    yield "history fleet", "percentiles of the whole fleet", lambda: app.open("history", "fleet")
+    yield "fleet file", "fleet.toml with its problems", lambda: app.open("file")
+    free = not app.readonly and app.refused is None
+    if free:
+        yield "edit fleet file", "in $EDITOR, then see the plan", lambda: app.open("edit")
+    yield "acknowledge alerts", "hide them until they change", app.acknowledge
+    yield "pause", "hold the picture still, or let it run", lambda: app.pause(not app.board.paused)
+    snapshot, here = app.view.snapshot, app.view.model
+    models = sorted(snapshot.models, key=lambda model: model != here) if snapshot else []
+    for model in models:
+        key = f"model/{model.name}"
+        for verb, means in _MEANS.items():
+            if free and refusal(verb, model) is None:
+                yield f"{verb} {model.name}", means, partial(app.act, verb, model)
+        for number in range(model.scale.min, model.scale.max + 1):
+            legal = refusal("scale", model, number) is None
+            if free and legal and model.scale.max > 1 and number != model.wanted:
+                name = f"scale {model.name} to {number}"
+                yield name, f"now {model.wanted} wanted", partial(app.act, "scale", model, number)
+        for what, means in _SHOWS.items():
+            yield f"{what} {model.name}", means, partial(app.open, what, key)
+    yield "quit", "leave the console; the fleet goes on", app.leave
+
+
+class ConsoleCommands(Provider):
+    """The console's commands, as Textual's palette asks for them."""
+
+    async def discover(self) -> Hits:
+        """All of them, while nothing is typed."""
+        for name, means, run in commands(application(self.screen)):
+            yield DiscoveryHit(name, run, help=means)
+
+    async def search(self, query: str) -> Hits:
+        """Those that match, the best first."""
+        matcher = self.matcher(query)
+        for name, means, run in commands(application(self.screen)):
+            score = matcher.match(name)
+            if score > 0:
+                yield Hit(score, matcher.highlight(name), run, help=means)

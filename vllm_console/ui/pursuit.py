@@ -1,0 +1,72 @@
+"""What becomes of a command: followed from the key to the state it was meant to bring about."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from vllm_console.snapshot import Failure, Model, Snapshot
+from vllm_console.ui.format import uptime
+from vllm_console.ui.states import look
+
+DOING = {
+    "load": "loading",
+    "unload": "unloading",
+    "restart": "restarting",
+    "scale": "scaling",
+    "sleep": "putting to sleep",
+    "wake": "waking",
+    "apply": "applying",
+}
+"""What each verb does, as the line says it."""
+
+
+@dataclass(slots=True)
+class Pursuit:
+    """One command that was accepted, and what its model was like then."""
+
+    verb: str
+    model: str
+    failure: Failure | None
+    """Of its worker when the key was pressed: that one is no news."""
+    workers: int | None = None
+    left: bool = False
+    """Whether its model was seen in another state than ready since."""
+
+    def outcome(self, snapshot: Snapshot) -> tuple[str, str] | None:
+        """Level and line once it is decided; `None` until then."""
+        model = next((m for m in snapshot.models if m.name == self.model), None)
+        if model is None:
+            return "info", f"{self.model} is no longer in the fleet"
+        group = look(model.state).group
+        self.left = self.left or model.state != "ready"
+        failure = failure_of(model)
+        if group == "failed" and failure != self.failure:
+            why = f": {failure.cause}; {failure.remedy}" if failure else ""
+            return "crit", f"{self.model} {model.state}{why}"
+        done = {
+            "load": model.wanted > 0 and model.ready >= model.wanted,
+            "unload": model.state == "stopped",
+            "restart": self.left and model.wanted > 0 and model.ready >= model.wanted,
+            "scale": self.workers == len(model.workers) == model.ready,
+            "sleep": model.state == "asleep",
+            "wake": model.state == "ready",
+        }
+        return ("ok", _done(self.verb, model)) if done.get(self.verb, True) else None
+
+
+def failure_of(model: Model) -> Failure | None:
+    """The failure that a model's workers tell, the newest of several."""
+    failures = [worker.failure for worker in model.workers if worker.failure is not None]
+    return max(failures, key=lambda failure: failure.at, default=None)
+
+
+def _done(verb: str, model: Model) -> str:
+    if verb == "unload":
+        return f"{model.name} is stopped"
+    if verb == "scale":
+        return f"{model.name} has {model.ready} of {model.wanted} workers ready"
+    if verb == "sleep":
+        return f"{model.name} sleeps"
+    up = [w.elapsed_s for w in model.workers if w.state == "ready" and w.elapsed_s is not None]
+    since = f", up {' '.join(uptime(min(up)))}" if up else ""
+    return f"{model.name} is ready{since}"
