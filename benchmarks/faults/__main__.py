@@ -15,11 +15,11 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
-from benchmarks.faults import files, kills, sequences, starts
+from benchmarks.faults import files, kills, seen, sequences, starts
 from benchmarks.faults.table import NotMet, Outcome, Row, Scale, show, survived
 from vllm_console.errors import ConsoleError
 
-FAKE: dict[str, Row] = {**kills.ROWS, **starts.ROWS, **files.ROWS, **sequences.ROWS}
+FAKE: dict[str, Row] = {**kills.ROWS, **starts.ROWS, **files.ROWS, **seen.ROWS, **sequences.ROWS}
 """Rows on fake trees by their names."""
 
 

@@ -25,6 +25,10 @@ _GAUGES_LAST_S = 3 * IDLE_S
 """A sample older than this is not shown as now."""
 
 
+_SILENT = 2
+"""Scrapes in a row without a sample after which nobody counts what a worker said before."""
+
+
 @dataclass(slots=True)
 class _Watched:
     model: str
@@ -36,6 +40,13 @@ class _Watched:
     """What its engine had done when it last got on."""
     moved: float = 0.0
     """When that was; as long as nothing runs, the newest sample."""
+    misses: int = 0
+    """Scrapes in a row that gave no sample."""
+
+    @property
+    def heard(self) -> bool:
+        """Whether it answers, one scrape that fails aside."""
+        return self.sample is not None and self.misses < _SILENT
 
 
 class Observation:
@@ -113,13 +124,13 @@ class Observation:
     def worker_load(self, worker_id: str, max_num_seqs: int | None) -> Load:
         """What one worker does now; empty when its newest sample is too old."""
         watched = self._watched.get(worker_id)
-        if watched is None or watched.sample is None:
+        if watched is None or watched.sample is None or not watched.heard:
             return Load()
         return self._load(f"worker/{worker_id}", watched.sample, max_num_seqs)
 
     def model_load(self, model: str, max_num_seqs: int | None) -> Load:
         """What all workers of a model do now."""
-        members = [w for w in self._watched.values() if w.model == model and w.sample]
+        members = [w for w in self._watched.values() if w.model == model and w.heard]
         sample = self.history.latest(f"model/{model}")
         if not members or sample is None:
             return Load()
@@ -128,7 +139,7 @@ class Observation:
     def fleet_load(self, max_num_seqs: int | None) -> Load:
         """What all workers of all models do now."""
         sample = self.history.latest("fleet")
-        if sample is None or not any(w.sample for w in self._watched.values()):
+        if sample is None or not any(w.heard for w in self._watched.values()):
             return Load()
         return self._load("fleet", sample, max_num_seqs)
 
@@ -182,7 +193,7 @@ class Observation:
             first = False
             self._begin(f"model/{watched.model}", self._totals[watched.model], watched.since)
             self._begin("fleet", self._fleet, watched.since)
-        watched.sample, watched.reason = sample, None
+        watched.sample, watched.reason, watched.misses = sample, None, 0
         progress = _progress(sample)
         if not sample.gauges.get("running") or progress is None or progress != watched.progress:
             watched.progress, watched.moved = progress or 0.0, sample.at
@@ -206,7 +217,11 @@ class Observation:
         self._fleet.add(worker_id, unbroken)
 
     def _missed(self, worker_id: str, miss: Miss) -> None:
-        self._watched[worker_id].reason = miss.reason
+        watched = self._watched[worker_id]
+        watched.reason, watched.misses = miss.reason, watched.misses + 1
+        if watched.misses == _SILENT and watched.model in self._totals:
+            self._totals[watched.model].silent(worker_id)
+            self._fleet.silent(worker_id)
         self.history.gap(f"worker/{worker_id}", miss.at)
 
 

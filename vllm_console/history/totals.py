@@ -22,6 +22,7 @@ class _Member:
 
     newest: Sample
     keys: dict[str, Key]
+    silent: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +68,7 @@ class Totals:
             for name, key in keys.items():
                 self._histograms[key] = _less(self._histograms.get(key), sample.histograms[name])
             return
-        old, member.newest = member.newest, sample
+        old, member.newest, member.silent = member.newest, sample, False
         for name, histogram in sample.histograms.items():
             before = old.histograms.get(name)
             if before is None or before.bounds is not histogram.bounds:
@@ -79,6 +80,11 @@ class Totals:
             self._keep(member.keys.pop(name), old.histograms[name])
         for name in old.counters.keys() - sample.counters.keys():
             self._counters[name] = self._counters.get(name, 0.0) + old.counters[name]
+
+    def silent(self, worker_id: str) -> None:
+        """A worker does not answer: its gauges count no more until its next sample."""
+        if worker_id in self._members:
+            self._members[worker_id].silent = True
 
     def leave(self, worker_id: str) -> None:
         """Forgets a worker and keeps what it counted; nothing happens for one not here."""
@@ -98,7 +104,7 @@ class Totals:
         `None` when no worker is fresh: a gap, for its graph as for its numbers.
         """
         members = self._members.values()
-        fresh = [member for member in members if at - member.newest.at <= self._fresh_s]
+        fresh = [m for m in members if not m.silent and at - m.newest.at <= self._fresh_s]
         if not fresh:
             return None
         counters = dict(self._counters)

@@ -14,6 +14,8 @@ from vllm_console.ui.trends import Trends
 
 STALE_S = 5.0
 """Age from which a worker's newest sample counts as old: five missed scrapes at 1 Hz."""
+MISSED_S = 2.0
+"""The same where the newest scrape is known to have failed: two of them have."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -240,7 +242,9 @@ def worker_load(worker: Worker) -> Load:
 
 def staleness(worker: Worker | None) -> str | None:
     """`12 s old` when a worker's newest sample is older than it should be."""
-    if worker is None or worker.stale_s is None or worker.stale_s < STALE_S:
+    if worker is None or worker.stale_s is None:
+        return None
+    if worker.stale_s < (MISSED_S if worker.stale_reason else STALE_S):
         return None
     return f"{age(worker.stale_s)} old"
 

@@ -108,6 +108,33 @@ def test_a_worker_that_does_not_answer_has_an_age_and_a_reason_but_no_numbers() 
     assert asyncio.run(scenario()) == (12.0, "refused", None)
 
 
+def test_a_worker_that_misses_two_scrapes_counts_in_no_total() -> None:
+    async def scenario() -> None:
+        engines = FakeEngines()
+        engines.tokens = {"alive": 1.0, "dead": 1.0}
+        observation = Observation(engines, MemoryHistory())
+        observation.looked_at = True
+        observation.watch("alive", "m", "http://alive", fresh=False)
+        observation.watch("dead", "m", "http://dead", fresh=False)
+
+        def running() -> int | None:
+            observation.tick()
+            return observation.model_load("m", None).running
+
+        await _until(lambda: running() == 2)
+        engines.tokens["dead"] = None
+        await _until(lambda: running() == 1)
+        assert observation.worker_load("dead", None).running is None
+        assert observation.fleet_load(None).running == 1
+        engines.tokens["dead"] = 2.0
+        await _until(lambda: running() == 2)
+        engines.tokens = {"alive": None, "dead": None}
+        await _until(lambda: running() is None)
+        await observation.close()
+
+    asyncio.run(scenario())
+
+
 class FakeStore(Store):
     """Remembers what it is given."""
 
