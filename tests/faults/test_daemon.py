@@ -27,7 +27,7 @@ from vllm_console.telemetry.window import Window
 from vllm_console.workers.shim import descendants, process
 from vllm_console.workers.states import ENDED, State
 
-WITHIN_S = 6.0
+WITHIN_S = 20.0
 ONE = '[models.one]\nsource = "fake/model"\naliases = ["uno"]\n'
 TWO = '[models.two]\nsource = "fake/model"\n'
 QUICK_ONE = "[models.one.options]\nfake_gentle = true\n"

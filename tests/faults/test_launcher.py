@@ -93,7 +93,7 @@ def test_only_what_does_not_run_is_forgotten(play: Play) -> None:
 
 KILLS_ITS_SHIM = """#!{python}
 import json, os, signal, subprocess, sys
-subprocess.run([{python!r}, *sys.argv[1:]], stdout=subprocess.DEVNULL, check=True)
+subprocess.run([{python!r}, *sys.argv[1:]], stdout=subprocess.PIPE, check=True)
 with open(os.path.join(sys.argv[-1], "shim.lock")) as lock:
     os.kill(json.load(lock)["pid"], signal.SIGKILL)
 """
