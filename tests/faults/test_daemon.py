@@ -38,13 +38,14 @@ SLOW = "[models.one.options]\nfake_boot_s = 20.0\n"
 
 
 class FakeNvml(Nvml):
-    """A machine with two GPUs on which nothing happens."""
+    """A machine with so many GPUs, on which nothing happens; without one it says why."""
 
-    def __init__(self) -> None:
+    def __init__(self, gpus: int = 2) -> None:
         super().__init__("here")
+        self._gpus = tuple(Gpu("here", i, f"GPU-{i}", "H100") for i in range(gpus))
 
     def poll(self) -> NvmlReading:
-        return NvmlReading(tuple(Gpu("here", i, f"GPU-{i}", "H100") for i in range(2)))
+        return NvmlReading(self._gpus, None if self._gpus else "no GPU here")
 
 
 class Fleet:
@@ -63,7 +64,7 @@ class Fleet:
     def daemon(self, nvml: Nvml | None = None) -> Daemon:
         place = locate(self.file, self.root / "state")
         make_state_dir(place)
-        daemon = Daemon(place, load_fleet(self.file), nvml=nvml)
+        daemon = Daemon(place, load_fleet(self.file), nvml=nvml or FakeNvml(0))
         self.daemons.append(daemon)
         return daemon
 
