@@ -70,7 +70,7 @@ def _core(site: Site, worker: str) -> Member:
 
 def daemon_killed(directory: Path) -> Outcome:
     """kill -9 of the daemon while streams are open: nobody notices."""
-    trials = Trials(10)
+    trials = Trials(50)
     adopted: list[str] = []
     with Site(directory, fleet("one", "two"), ready_s=READY_S) as site:
         site.up()

@@ -66,8 +66,27 @@ VERBS = {
 class _Parser(argparse.ArgumentParser):
     """argparse whose errors are one line, as every error of this program is."""
 
+    _within = False
+    """Whether `parse_known_intermixed_args`, which calls back, is at work."""
+
     def error(self, message: str) -> NoReturn:
         self.exit(ExitCode.USAGE, f"vllm-console: {message}; see `{self.prog} --help`\n")
+
+    def parse_known_args(  # type: ignore[override]
+        self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None
+    ) -> tuple[argparse.Namespace, list[str]]:
+        """As argparse, but options may stand between two optional words of one verb.
+
+        argparse alone fills every optional word at the first of them, and refuses the rest.
+        """
+        words = [action.nargs for action in self._get_positional_actions()]
+        if self._within or words.count("?") < 2:
+            return super().parse_known_args(args, namespace)
+        self._within = True
+        try:
+            return self.parse_known_intermixed_args(args, namespace)
+        finally:
+            self._within = False
 
 
 def build_parser(verb: str | None = None) -> argparse.ArgumentParser:

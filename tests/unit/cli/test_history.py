@@ -272,6 +272,13 @@ def test_csv_export_has_every_number_of_the_rows(
     assert not list(tmp_path.glob("*.part"))
 
 
+def test_the_file_of_an_export_may_follow_its_options(verb: Verb, tmp_path: Path) -> None:
+    first, last = tmp_path / "first.csv", tmp_path / "last.csv"
+    assert verb("export", str(first), "--format", "csv", *SPAN) == 0
+    assert verb("export", "--format", "csv", *SPAN, str(last)) == 0
+    assert first.read_text() == last.read_text() != ""
+
+
 def test_an_export_that_fails_leaves_no_file(
     verb: Verb, past: Past, tmp_path: Path, capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
