@@ -707,3 +707,18 @@ def test_ipv6_and_names_are_reached() -> None:
         return bodies
 
     assert set(run(main())) == {b"ok"}
+
+
+@pytest.mark.parametrize("turns", range(12))
+def test_a_connect_that_is_given_up_does_not_hold_the_pool_open(turns: int) -> None:
+    async def main() -> None:
+        async with RawServer(answering(OK)) as server:
+            pool = Pool()
+            asked = asyncio.ensure_future(pool.request("GET", server.url, timeout=5))
+            for _ in range(turns):
+                await asyncio.sleep(0)
+            asked.cancel()
+            await asyncio.gather(asked, return_exceptions=True)
+            await asyncio.wait_for(pool.close(), 5)
+
+    run(main())

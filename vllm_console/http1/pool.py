@@ -1,21 +1,4 @@
-"""A lean pooled HTTP/1.1 client: the one way this program talks HTTP to workers.
-
-    pool = Pool()
-    answer = await pool.request("GET", "http://127.0.0.1:8000/metrics", timeout=2.0)
-    async with pool.stream("POST", url, body=body) as response:
-        async for piece in response.chunks():
-            ...
-    await pool.close()
-
-Plain TCP only, no redirects, no content decoding. Every failure is an `HttpError` of one line:
-
-    HttpError
-    ├── BadRequest        what was asked cannot be put on the wire (URL, header, closed pool)
-    ├── ConnectFailed     nothing was sent: refused, unreachable, unknown host
-    ├── RequestTimedOut   not connected, or not answered in full, within the time allowed
-    ├── Disconnected      the peer hung up before the answer was complete
-    └── BadResponse       what came back is not HTTP/1.x, or is larger than allowed
-"""
+"""The pool of connections for whoever awaits an answer: request, response, streamed body."""
 
 from __future__ import annotations
 
@@ -31,13 +14,20 @@ from typing import cast
 
 import httptools
 
+from vllm_console.http1.failures import (
+    BadRequest,
+    BadResponse,
+    ConnectFailed,
+    Disconnected,
+    HttpError,
+    RequestTimedOut,
+    one_line,
+    reason,
+)
+from vllm_console.http1.push import MAX_OVERHEAD, SAFE_IDLE_S
+
 HIGH_WATER = 256 << 10
 """Bytes a streamed response may hold unread before reading from its socket pauses."""
-MAX_OVERHEAD = 256 << 10
-"""Bytes a peer may send without any body among them: headers, 1xx answers, trailers."""
-SAFE_IDLE_S = 2.0
-"""A request that must not be sent twice takes no connection idle for longer: uvicorn, and so vLLM,
-hangs up after 5 s, and a request that crosses that in flight is lost."""
 
 _REPEATABLE = frozenset({"GET", "HEAD"})
 _WITH_BODY = frozenset({"POST", "PUT", "PATCH"})
@@ -47,30 +37,6 @@ _URL = re.compile(
     r"http://(?P<host>\[[0-9A-Fa-f:.]+\]|[0-9A-Za-z._-]+)(?::(?P<port>[0-9]{1,5}))?"
     r"(?P<target>[/?][!-\"$-~]*)?(?:#.*)?"
 )
-
-
-class HttpError(Exception):
-    """An exchange that gave no complete response. `str(error)` is one line."""
-
-
-class BadRequest(HttpError):
-    """The request cannot be put on the wire."""
-
-
-class ConnectFailed(HttpError):
-    """No connection came about; nothing was sent."""
-
-
-class RequestTimedOut(HttpError):
-    """The exchange was not complete within the time allowed."""
-
-
-class Disconnected(HttpError):
-    """The peer closed the connection before the response was complete."""
-
-
-class BadResponse(HttpError):
-    """The peer's bytes are not an HTTP/1.x response, or are more than allowed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,7 +126,7 @@ class Pool:
         self._idle_s = idle_s
         self._max_body = max_body
         self._idle: dict[tuple[str, int], deque[_Connection]] = {}
-        self._open: set[_Connection] = set()
+        self._open: set[_Connection] = set()  # uvloop never tells the end of a connect given up
         self._sweep: asyncio.TimerHandle | None = None
         self._emptied: asyncio.Future[None] | None = None
         self._closed = False
@@ -266,7 +232,11 @@ class Pool:
         except TimeoutError as error:
             raise RequestTimedOut(f"{ask.label}: no connection within {allowed:g} s") from error
         except OSError as error:
-            raise ConnectFailed(f"{ask.label}: {_reason(error)}") from error
+            raise ConnectFailed(f"{ask.label}: {reason(error)}") from error
+        if not connection.lost:
+            self._open.add(connection)
+        if self._closed:
+            connection.abort()
         return connection
 
     def _kept(self, address: _Address, idle_s: float) -> _Connection | None:
@@ -305,11 +275,6 @@ class Pool:
         if left:
             wait = max(0.01, min(left) - oldest)
             self._sweep = asyncio.get_running_loop().call_later(wait, self._close_unused)
-
-    def _opened(self, connection: _Connection) -> bool:
-        """Counts the connection; false, and it must go, if the pool closed meanwhile."""
-        self._open.add(connection)
-        return not self._closed
 
     def _lost(self, connection: _Connection) -> None:
         self._open.discard(connection)
@@ -410,13 +375,16 @@ class _Connection(asyncio.Protocol):
         if self._transport is not None:
             self._transport.abort()
 
+    @property
+    def lost(self) -> bool:
+        """Whether the socket is closed already."""
+        return self._transport is None
+
     # What the transport calls.
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
         self._parser = httptools.HttpResponseParser(self)
-        if not self._pool._opened(self):
-            self.abort()
 
     def data_received(self, data: bytes) -> None:
         if self._parser is None or not self.busy or self._error is not None:
@@ -429,7 +397,7 @@ class _Connection(asyncio.Protocol):
         except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
             self._reusable = False
             if not self.done:
-                self._refuse(f"not an HTTP/1.1 response ({_reason(error)})")
+                self._refuse(f"not an HTTP/1.1 response ({reason(error)})")
                 return
         if self.done:
             self._cancel_timer()
@@ -459,7 +427,7 @@ class _Connection(asyncio.Protocol):
             if self.head_done and not self._framed and error is None:
                 self.done = True  # a body without a length ends where the connection does
             else:
-                how = "closed the connection" if error is None else _reason(error)
+                how = "closed the connection" if error is None else reason(error)
                 when = "inside the response" if self.heard else "before any response"
                 self._error = Disconnected(f"{self._ask.label}: {how} {when}")
         self._wake()
@@ -533,11 +501,11 @@ class _Connection(asyncio.Protocol):
 def _address(url: str) -> _Address:
     match = _URL.fullmatch(url)
     if match is None:
-        raise BadRequest(f"{_one_line(url)!r} is not a URL of the form http://HOST:PORT/PATH")
+        raise BadRequest(f"{one_line(url)!r} is not a URL of the form http://HOST:PORT/PATH")
     host, target = match["host"], match["target"] or "/"
     port = int(match["port"] or 80)
     if not 0 < port < 65536:
-        raise BadRequest(f"{_one_line(url)!r}: port {port} is not between 1 and 65535")
+        raise BadRequest(f"{one_line(url)!r}: port {port} is not between 1 and 65535")
     authority = f"{host}:{match['port']}" if match["port"] else host
     if target.startswith("?"):
         target = "/" + target
@@ -555,14 +523,14 @@ def _ask(
 ) -> _Ask:
     address = _address(url)
     if not _TOKEN.fullmatch(method):
-        raise BadRequest(f"{_one_line(method)!r} is not an HTTP method")
+        raise BadRequest(f"{one_line(method)!r} is not an HTTP method")
     label = f"{method} http://{address.authority}{address.target.partition('?')[0]}"
     lines = [f"{method} {address.target} HTTP/1.1\r\nhost: {address.authority}\r\n"]
     if body or method in _WITH_BODY:
         lines.append(f"content-length: {len(body)}\r\n")
     for name, value in headers:
         if not _TOKEN.fullmatch(name) or not _FIELD.fullmatch(value):
-            raise BadRequest(f"{label}: header {_one_line(name)!r} would break the request")
+            raise BadRequest(f"{label}: header {one_line(name)!r} would break the request")
         lines.append(f"{name}: {value}\r\n")
     lines.append("\r\n")
     try:
@@ -580,16 +548,3 @@ def _ask(
         deadline=None if allowed is None else asyncio.get_running_loop().time() + allowed,
         max_body=max_body,
     )
-
-
-def _reason(error: Exception) -> str:
-    """Why, in one lower-case line: the system's own words without number or address."""
-    text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-    text = _one_line(text) or type(error).__name__
-    if isinstance(error, ConnectionRefusedError) or "Connect call failed" in text:
-        return "connection refused"
-    return text[:1].lower() + text[1:]
-
-
-def _one_line(text: str) -> str:
-    return " ".join(text.split())[:200]
