@@ -41,7 +41,7 @@ class Picture:
     """One picture: the terminal's size, the fleet, the keys pressed before."""
 
     size: tuple[int, int] = (160, 48)
-    fleet: LabFleet = field(default_factory=lambda: LabFleet(alerts=False))
+    fleet: LabFleet = field(default_factory=lambda: LabFleet(alerts=False, gateway=True))
     keys: tuple[str, ...] = ()
     theme: str = "console-night"
     change: Callable[[Snapshot], Snapshot] = lambda snapshot: snapshot
@@ -60,17 +60,21 @@ def no_gpu(snapshot: Snapshot) -> Snapshot:
     return replace(snapshot, models=models, gpus=())
 
 
-ALERT = LabFleet(fourth="failed")
+ALERT = LabFleet(fourth="failed", gateway=True)
+MANY = LabFleet(models=64, gpus=64, gateway=True)
 PICTURES = {
     "console_160x48": Picture(keys=("down",)),
     "alert_160x48": Picture(fleet=ALERT, keys=("down",)),
     "failed_160x48": Picture(fleet=ALERT, keys=("end",)),
     "loading_160x48": Picture(keys=("down", "down", "down", "down")),
-    "empty_160x48": Picture(fleet=LabFleet(models=0)),
-    "no_gpu_160x48": Picture(fleet=LabFleet(gpus=0, alerts=False), change=no_gpu),
-    "64models_160x48": Picture(fleet=LabFleet(models=64, gpus=64), keys=("down",) * 9),
+    "empty_160x48": Picture(fleet=LabFleet(models=0, gateway=True)),
+    "no_gpu_160x48": Picture(fleet=LabFleet(gpus=0, alerts=False, gateway=True), change=no_gpu),
+    "64models_160x48": Picture(
+        fleet=LabFleet(models=64, gpus=64, gateway=True), keys=("down",) * 9
+    ),
     "detail_160x48": Picture(fleet=ALERT, keys=("down", "enter")),
     "zoom_160x48": Picture(keys=("2", "z")),
+    "zoom_scaling_160x48": Picture(keys=("4", "z")),
     "history_160x48": Picture(keys=("down", "H", "2")),
     "config_160x48": Picture(keys=("down", "enter", "2")),
     "palette_160x48": Picture(keys=("colon",)),

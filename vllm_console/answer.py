@@ -17,7 +17,8 @@ class Question:
     """What is asked, with times as seconds since the epoch."""
 
     subject: str
-    """A model, an alias, a worker, "fleet" or a GPU, as a person writes it."""
+    """A model, an alias, a worker, "fleet", a GPU, "gateway" or "gateway/" and a model or key, as a
+    person writes it."""
     metrics: tuple[str, ...]
     since: float
     until: float
@@ -26,7 +27,7 @@ class Question:
     step: float | None = None
     """Seconds; also tell each step of the span."""
     by: str | None = None
-    """Also tell each "worker", "revision" or, of the fleet, "model"."""
+    """Also tell each "worker", "revision", "model" (of fleet or gateway) or "key" (of gateway)."""
     compare: bool = False
     """Also tell the span of the same length before."""
 
@@ -68,7 +69,7 @@ class Measured:
     """How the values are to be read: "distribution", "counter", "parts", "gauge", "ratio", "slo"
     or "availability"."""
     part: str | None
-    """The worker, model or revision; `None` for the whole subject."""
+    """The worker, model, revision or key; `None` for the whole subject."""
     figure: Figure
     before: Figure | None = None
     """The same of the span before, when that was asked for."""
@@ -97,7 +98,8 @@ class Answer:
     """What the past says."""
 
     subject: str
-    """"model/NAME", "worker/ID", "fleet" or "gpu/UUID"."""
+    """"model/NAME", "worker/ID", "fleet", "gpu/UUID", "gateway", "gateway/model/NAME" or
+    "gateway/key/NAME"."""
     since: str
     until: str
     step_s: float | None

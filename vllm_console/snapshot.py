@@ -445,6 +445,15 @@ class Batching:
 
 
 @dataclass(frozen=True, slots=True)
+class Queued:
+    """Requests waiting in the gateway by class; `None` while there is no gateway."""
+
+    high: int | None = None
+    normal: int | None = None
+    low: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Model:
     """One entry of the fleet and its workers."""
 
@@ -475,6 +484,10 @@ class Model:
     """`None` where the engine takes no adapter, or does not tell."""
     balancing: str | None = None
     """How requests are spread over its workers; `None` while there is no gateway to do so."""
+    queued: Queued = Queued()
+    """Requests for it that wait in the gateway."""
+    in_flight: int | None = None
+    """Requests that its workers have from the gateway; `None` while there is none."""
     autoscale: Autoscale = Autoscale()
     arrivals: Arrivals = Arrivals()
     batching: Batching = Batching()
@@ -542,13 +555,8 @@ class Daemon:
     uptime_s: float | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Queued:
-    """Requests waiting in the gateway by class; `None` while there is no gateway."""
-
-    high: int | None = None
-    normal: int | None = None
-    low: int | None = None
+STARTS = "starts"
+"""The reason of a gateway that is on its way."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -563,6 +571,14 @@ class Gateway:
     """How long the first in its queues waits."""
     rejected_per_s: float | None = None
     """Requests refused because a queue was full or a deadline could not be held."""
+    pid: int | None = None
+    version: str | None = None
+    uptime_s: float | None = None
+    started_at: str | None = None
+    in_flight: int | None = None
+    """Requests that are with a worker now."""
+    reason: str | None = None
+    """Why it does not run, or what is wrong with it; `None` while all is well."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -46,7 +46,7 @@ def fleet(
 ) -> str:
     """A fleet file of models with a quick start; `env` and `keys` are those of every model."""
     shared = {"engine": "cpu", "gpus": 0, "source": f"tiny:{size}", **keys}
-    lines = ["[fleet]", 'name = "faults"']
+    lines = ["[fleet]", 'name = "faults"', "[gateway]", "enabled = false"]
     for name in names:
         lines += [f"[models.{name}]", *_assigned(shared)]
         lines += [f"[models.{name}.options]", *_assigned(QUICK)]

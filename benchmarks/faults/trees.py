@@ -24,7 +24,8 @@ def names(count: int) -> list[str]:
 def fake_fleet(root: Path, *models: str, drain: str = "5s") -> Site:
     """A fleet of these models over the fake engine."""
     engine = make_fake_engine(root / "engine")
-    head = f'[defaults]\nengine = "{engine}"\ndrain_timeout = "{drain}"\n'
+    head = "[gateway]\nenabled = false\n"
+    head += f'[defaults]\nengine = "{engine}"\ndrain_timeout = "{drain}"\n'
     return Site(root, head + "".join(models), env={"XDG_CACHE_HOME": str(root / "cache")})
 
 

@@ -31,6 +31,8 @@ ROOT = Path(__file__).resolve().parents[2]
 FLEET = """
 [fleet]
 name = "engine-test"
+[gateway]
+port = 0
 [defaults]
 engine = "{engine}"
 [defaults.options]

@@ -12,8 +12,10 @@ from queue import SimpleQueue
 from threading import Event as Flag
 from typing import Any
 
+from tests.ui.scripted_gateway import behind_gateway, in_front_of
 from tests.ui.scripted_insight import completed
 from tests.ui.scripted_looks import AUDIT, HOLDS, LOOKS, answered, looked
+from tests.ui.scripted_past import stored
 from vllm_console.answer import Answer, Question
 from vllm_console.errors import InvalidInput, NoDaemon, NotFound
 from vllm_console.snapshot import (
@@ -28,6 +30,7 @@ from vllm_console.snapshot import (
     Event,
     Failure,
     Forecast,
+    Gateway,
     Gpu,
     Health,
     Host,
@@ -127,6 +130,8 @@ class LabFleet:
     fourth: str = "stopped"
     """The state of phi-4."""
     alerts: bool = True
+    gateway: bool = False
+    """Whether one is in front of it."""
     seed: int = 7
 
     def at(self, t: int) -> Snapshot:
@@ -137,6 +142,10 @@ class LabFleet:
         gpus = tuple(self._gpu(i, t, rng) for i in range(self.gpus))
         host = Host("lab-a-1", wave(t, 31, 0.22, 0.61), 64, 212 * GIB, 512 * GIB, 9.4)
         models = tuple(completed(m, gpus, host, i % 4) for i, m in enumerate(models))
+        gateway = Gateway()
+        if self.gateway:
+            models = tuple(behind_gateway(m, i) for i, m in enumerate(models))
+            gateway = in_front_of(models, t)
         return Snapshot(
             at=now.isoformat(),
             fleet="lab-a",
@@ -147,6 +156,7 @@ class LabFleet:
             gpus=gpus,
             gpus_reason=None if self.gpus else "no GPU: the NVIDIA driver's library is not there",
             host=host,
+            gateway=gateway,
             alerts=self._alerts() if models and self.alerts else (),
             events=self._events() if models else (),
         )
@@ -455,7 +465,7 @@ class ScriptedClient:
             raise InvalidInput(f'not a time: "{moment}"') from None
         if t < 140 - self.kept_s:
             raise NotFound(f"nothing is recorded of {moment}")
-        return self.fleet.at(t)
+        return stored(self.fleet.at(t))
 
     def series(
         self,

@@ -7,20 +7,25 @@ from pathlib import Path
 from threading import Event as Flag
 
 import pytest
+from rich.style import Style
+from textual.color import Color
 from textual.pilot import Pilot
+from textual.renderables.background_screen import BackgroundScreen
 
 from tests.ui.playing import MOMENT, Stage
 from tests.ui.scripted import GoneClient, LabFleet, ScriptedClient
 from vllm_console.errors import ConsoleError, InvalidInput, NoDaemon
 from vllm_console.snapshot import Alert
 from vllm_console.ui.app import run_console
-from vllm_console.ui.console import checked_theme
 from vllm_console.ui.key_line import live_keys
 from vllm_console.ui.panel import Panel
+from vllm_console.ui.screens import STYLES
 from vllm_console.ui.screens.confirm import Confirm, consequence
 from vllm_console.ui.screens.dashboard import Dashboard
 from vllm_console.ui.screens.help import Help
+from vllm_console.ui.screens.modal import _tinted
 from vllm_console.ui.screens.worker import WorkerDetail
+from vllm_console.ui.theme_files import chosen
 
 ROW, GRID, TABS = (160, 48), (100, 30), (80, 24)
 
@@ -506,10 +511,9 @@ async def test_quitting_leaves_with_0_and_closes_the_stream() -> None:
 
 
 def test_a_theme_or_folder_that_does_not_exist_is_one_line(tmp_path: Path) -> None:
-    assert checked_theme(None) == "console-night"
-    assert checked_theme("nord") == "nord"
+    assert chosen("nord", tmp_path).name == "nord"
     with pytest.raises(InvalidInput, match='no theme "nrod"; did you mean "nord"'):
-        checked_theme("nrod")
+        chosen("nrod", tmp_path)
     with pytest.raises(InvalidInput, match="is not a folder"):
         run_console(ScriptedClient, panels=tmp_path / "no")
 
@@ -521,3 +525,32 @@ def test_the_question_counts_who_is_hit() -> None:
         "nothing in flight; its worker drains, then stops and starts again"
     )
     assert consequence("restart", models[3]) == "no worker of it runs now"
+
+
+async def test_screens_that_were_made_ready_read_nothing_when_they_are_opened() -> None:
+    stage = Stage()
+    async with stage.app.run_test(size=ROW) as pilot:
+        await stage.shown(pilot)
+        stage.app.warm()
+        await stage.settled(pilot)
+        before = dict(stage.app.stylesheet.source)
+        for key in ("question_mark", "E", "H", "enter", "P", "F", "u"):
+            await pilot.press(key)
+            await stage.settled(pilot)
+            await pilot.press("escape")
+        files = {read_from for read_from in stage.app.stylesheet.source if not read_from[1]}
+        assert files == {read_from for read_from in before if not read_from[1]}
+        assert len(files) == len(STYLES)
+
+
+async def test_the_screen_under_a_box_is_tinted_as_textual_tints_it() -> None:
+    stage = Stage()
+    async with stage.app.run_test(size=ROW) as pilot:
+        await stage.shown(pilot)
+        segments = [s for strip in stage.app.screen._compositor.render_strips() for s in strip]
+        tint = Color.parse("#0b0f14").with_alpha(0.55)
+        wanted = [s.style for s in BackgroundScreen.process_segments(segments, tint)]
+        assert [_tinted(s.style or Style(), tint) for s in segments] == wanted
+        await pilot.press("question_mark")
+        await stage.settled(pilot)
+        assert "¹engines" in stage.text()

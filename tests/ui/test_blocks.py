@@ -15,14 +15,12 @@ from vllm_console.snapshot import (
     Daemon,
     Efficiency,
     Engine,
-    Gateway,
     GpuProcess,
     Latency,
     Load,
     Memory,
     Model,
     Quantiles,
-    Queued,
     Scale,
     Snapshot,
     Worker,
@@ -388,7 +386,7 @@ def test_finish_reasons_as_shares() -> None:
 def test_what_this_version_does_not_do_is_said_and_not_invented() -> None:
     assert "not yet: adaptive, predictive" in drawn("strategies")
     assert drawn("autoscale").splitlines()[0].split() == ["autoscale", "off"]
-    assert drawn("gateway").splitlines()[0].split() == ["gateway", "off"]
+    assert drawn("gateway").splitlines()[0].split() == ["gateway", "○", "off"]
     assert not any(char.isdigit() for char in drawn("gateway"))
 
 
@@ -492,12 +490,6 @@ def test_worker_processes() -> None:
     lines = drawn("processes", height=6).splitlines()
     assert lines[1] == "● llama-70b-1   2.40   9.4  3.1 d 1"
     assert lines[5].startswith("✖ phi-4-1")
-
-
-def test_a_running_gateway_shows_its_numbers() -> None:
-    gateway = Gateway(True, "http://127.0.0.1:4000", 4.2, Queued(1, 2, None))
-    text = drawn("gateway", of=view(snapshot=replace(SNAPSHOT, gateway=gateway)))
-    assert text == "gateway                  4.20 req/s\nhttp://127.0.0.1:4000      queued 3"
 
 
 @pytest.mark.parametrize("block", sorted(BLOCKS))

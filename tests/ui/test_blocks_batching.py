@@ -104,6 +104,30 @@ the oldest waits for         4.25 s"""
     assert asked("queue", View(SNAPSHOT, TRENDS)) == 3
 
 
+def test_the_selected_models_share_of_the_queue_stands_under_the_whole() -> None:
+    snapshot = LabFleet(gateway=True).at(140)
+    text = drawn("queue", height=5, snapshot=snapshot)
+    assert (
+        text
+        == """\
+queue        high  norm   low   all
+gateway         1    14     6    21
+qwen3-32b       1    12     6    19
+in engines    43  rejected     0 /m
+the oldest waits for         1.62 s"""
+    )
+    assert asked("queue", View(snapshot, TRENDS, "model/qwen3-32b")) == 5
+    alone_in_it = replace(snapshot, models=(snapshot.models[1],))
+    assert asked("queue", View(alone_in_it, TRENDS, "model/qwen3-32b")) == 4
+    assert "qwen3-32b" not in drawn("queue", height=5, snapshot=alone_in_it)
+
+
+def test_of_the_past_the_queue_says_that_classes_are_not_recorded() -> None:
+    for view in (View(SNAPSHOT, TRENDS, past=True), View(SNAPSHOT, TRENDS, recorded="a.sqlite")):
+        lines = text_of(BLOCKS["queue"].draw(view, 35, 3)).splitlines()
+        assert lines[0] == "queue          classes not recorded"
+
+
 def test_strategies_tell_policy_and_limits_of_each_model() -> None:
     assert (
         drawn("strategies", height=6)
@@ -198,7 +222,7 @@ def test_what_nobody_recorded_is_not_told_of_the_past() -> None:
     assert asked("strategies", past) == 0
     assert text_of(BLOCKS["insights"].draw(past, 35, 9)).splitlines() == [
         "insights",
-        "of now only: nobody records them",
+        "not recorded",
     ]
 
 

@@ -154,7 +154,15 @@ def test_what_reaches_a_model_is_empty_until_something_does() -> None:
     )  # fmt: skip
     lines = drawn("advanced", 60, of=with_model(full)).splitlines()
     assert lines[3].split() == ["preload", "pinned", "LoRA", "1", "of", "–"]
-    assert lines[4].split() == ["balance", "least", "busy", "adaptive", "48"]
+    assert lines[4].split() == ["balance", "least", "busy"]
+    assert lines[5].split() == ["in", "flight", "–", "adaptive", "48"]
+    behind = replace(QWEN, balancing="least outstanding, prefix affinity", in_flight=205)
+    lines = drawn("advanced", 35, of=with_model(behind)).splitlines()
+    assert lines[4:] == [
+        "balance           least outstanding",
+        "in flight    205  adaptive        –",
+    ]
+    assert drawn("advanced", 60, of=with_model(behind)).splitlines()[4].endswith("prefix affinity")
     late = replace(QWEN, autostart=False)
     assert "on load" in drawn("advanced", of=with_model(late))
 

@@ -11,9 +11,9 @@ from tests.ui.playing import MOMENT, Stage
 from tests.ui.scripted import LabFleet
 from tests.ui.scripted_looks import FILE, HOLDS, PATH
 from vllm_console.errors import ConsoleError
-from vllm_console.snapshot import Alert, Snapshot
+from vllm_console.snapshot import Alert, Event, Snapshot
 from vllm_console.ui.console import Console
-from vllm_console.ui.pursuit import Pursuit
+from vllm_console.ui.pursuit import FilePursuit, Pursuit
 from vllm_console.ui.screens.agree import Agree
 from vllm_console.ui.screens.confirm import Confirm
 from vllm_console.ui.screens.dashboard import Dashboard
@@ -163,7 +163,16 @@ async def test_an_edited_file_is_checked_then_its_plan_is_shown_and_agreed_to() 
         assert "options.max_num_seqs: 128 → 256" in text
         await go(stage, pilot, "y")
         assert stage.client.commands == [("apply", {"digest": "d1gest", "wait": False})]
-        assert "● applying: accepted, events tell" in stage.text()
+        assert "● applying the fleet file: accepted" in stage.text()
+        snapshot = stage.client.fleet.at(MOMENT + 1)
+        others = Event(10, snapshot.at, "info", "qwen3-32b-3", "starting")
+        await stage.push(pilot, replace(snapshot, events=(others, *snapshot.events)))
+        assert list(stage.app.board.pursued) == [""]
+        done = Event(11, snapshot.at, "warn", "fleet", "fleet file applied: restart qwen3-32b")
+        snapshot = stage.client.fleet.at(MOMENT + 2)
+        await stage.push(pilot, replace(snapshot, events=(done, others, *snapshot.events)))
+        assert "▲ fleet file applied: restart qwen3-32b" in stage.text().splitlines()[-1]
+        assert stage.app.board.pursued == {}
 
 
 async def test_an_edit_that_breaks_the_file_goes_to_the_problem_and_applies_nothing() -> None:
@@ -219,6 +228,23 @@ async def test_a_refused_command_leaves_no_trace_in_the_row() -> None:
         text = await go(stage, pilot, "end", "l")
         assert "✖ load phi-4: no GPU is free" in text
         assert "loading …" not in text
+
+
+def test_what_becomes_of_a_plan_is_what_the_newest_events_say() -> None:
+    snapshot = LabFleet().at(MOMENT)
+
+    def told(*events: Event) -> tuple[str, str] | None:
+        return FilePursuit(9).outcome(replace(snapshot, events=(*events, *snapshot.events)))
+
+    def of(seq: int, level: str, subject: str, text: str) -> Event:
+        return Event(seq, snapshot.at, level, subject, text)
+
+    assert told() is None
+    assert told(of(10, "ok", "fleet", "daemon 0.1.0 started")) is None
+    assert told(of(10, "warn", "qwen3-32b", "ITL is over its target")) is None
+    applied = of(10, "warn", "fleet", "fleet file applied: add a; 1 failed")
+    assert told(of(11, "warn", "fleet", "a: no GPU"), applied) == ("warn", applied.text)
+    assert told(of(10, "warn", "fleet", "the file has changed")) == ("warn", "the file has changed")
 
 
 def test_what_becomes_of_a_command_is_told_once_it_is_decided() -> None:

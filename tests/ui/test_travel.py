@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from threading import Event as Flag
 
 import pytest
@@ -9,7 +10,7 @@ from textual.events import Key
 from textual.pilot import Pilot
 
 from tests.ui.playing import MOMENT, Stage
-from tests.ui.scripted import LabFleet, ScriptedClient
+from tests.ui.scripted import NOON, LabFleet, ScriptedClient
 from vllm_console.snapshot import Daemon, Snapshot
 from vllm_console.ui.blocks import fleet_line
 from vllm_console.ui.format import date_and_clock
@@ -55,6 +56,33 @@ async def test_graphs_in_the_past_end_at_that_moment() -> None:
         past = stage.app.view.trend("generation_tokens_per_s", 20)
         assert past[-1] is not None
         assert past != newest
+
+
+async def test_the_history_of_a_past_moment_ends_with_that_moment() -> None:
+    for recorded in (None, "history.sqlite"):
+        stage = Stage(recorded=recorded)
+        async with stage.app.run_test(size=ROW) as pilot:
+            await stage.shown(pilot)
+            await there(stage, pilot, "left_square_bracket")
+            text = await there(stage, pilot, "H")
+            assert "PAST 2026-11-20 12:03:19" in text
+            (question,) = stage.client.questions
+            assert question.until == (NOON - timedelta(seconds=72)).timestamp()
+            assert question.since == question.until - 900
+
+
+async def test_what_is_not_recorded_is_a_dash_and_not_what_is_so_now() -> None:
+    stage = Stage()
+    async with stage.app.run_test(size=ROW) as pilot:
+        await stage.shown(pilot)
+        assert "GPU free   3 of 8" in stage.text()
+        text = await there(stage, pilot, "left_square_bracket")
+        assert "GPU free   – of 8" in text
+        assert "nodes   – active" in text
+        assert "SLA        not recorded" in text
+        assert "last 5 min" not in text
+        assert "no request yet" not in text
+        assert "strategies" not in text
 
 
 async def test_escape_returns_to_now_from_any_depth() -> None:

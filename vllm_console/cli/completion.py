@@ -27,10 +27,12 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _words(parser: argparse.ArgumentParser) -> dict[str, list[str]]:
-    """Options and nested verbs by verb; "" holds those that stand before any verb."""
+    """Options, nested verbs and theirs by verb; "" holds those that stand before any verb."""
     words = {"": _options(parser)}
     for verb, sub in _subparsers(parser).items():
-        words[verb] = [*_options(sub), *_subparsers(sub)]
+        nested = _subparsers(sub)
+        inner = (option for each in nested.values() for option in _options(each))
+        words[verb] = [*dict.fromkeys((*_options(sub), *nested, *inner))]
     return words
 
 

@@ -35,13 +35,15 @@ def run(args: argparse.Namespace) -> int:
 def take_down(place: Place, timeout: float) -> None:
     """Stop workers and daemon; raises `NoDaemon` when nothing runs, `TimedOut` when it lasts.
 
-    Workers whose daemon died are adopted first, so that they too are drained and stopped.
+    Workers and gateway whose daemon died are adopted first, so that they too are drained and
+    stopped.
     """
     from vllm_console.control.process import is_running, start_detached
+    from vllm_console.gateway.place import is_held
     from vllm_console.launchers.local import LocalLauncher
 
     if not is_running(place):
-        if not LocalLauncher(place.workers).running():
+        if not LocalLauncher(place.workers).running() and not is_held(place.gateway):
             raise NoDaemon(f"{place.name}: nothing runs (no daemon, no worker)")
         start_detached(place, autostart=False)
     client = Client(place.socket, program="down")

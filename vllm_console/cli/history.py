@@ -18,14 +18,17 @@ from vllm_console.snapshot import to_json
 
 SUMMARY = "any percentile, rate or gauge of any span; a model's revisions; export"
 _DESCRIPTION = """\
-What was measured, of any span, with gaps told. SUBJECT is a model, its alias, a worker, "fleet" or
-a GPU (index or UUID). Answers without a daemon too, from the fleet's history file.
+What was measured, of any span, with gaps told. SUBJECT is a model, its alias, a worker, "fleet", a
+GPU (index or UUID), or, as clients saw it, "gateway", "gateway/MODEL" or "gateway/KEY". Answers
+without a daemon too, from the fleet's history file.
 
   vllm-console history qwen --metric ttft --since yesterday --until today
   vllm-console history qwen --metric ttft --quantiles 50,99.9 --since 24h --step 1h
   vllm-console history qwen --metric slo --metric availability --since 7d --step 1d
   vllm-console history fleet --metric generation_tokens --since 24h --by model --compare previous
   vllm-console history gpu/0 --since "2026-11-20 14:00" --until "2026-11-20 15:00" --csv
+  vllm-console history gateway/qwen --metric ttft --since 24h
+  vllm-console history gateway --metric requests --since 7d --by key
   vllm-console history --list                 the metrics there are, with unit and meaning
   vllm-console history revisions MODEL        its revisions, and what changed
   vllm-console history export FILE --format parquet --since 30d     "-" for FILE is stdout
@@ -50,7 +53,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add("--since", metavar="TIME", help="where the span begins (default: 1h ago)")
     add("--until", metavar="TIME", help="where it ends (default: now)")
     add("--step", metavar="TIME", help='also tell each step of this length, such as "5m"')
-    add("--by", metavar="WHAT", help="also tell each worker, revision or, of the fleet, model")
+    add("--by", metavar="WHAT", help="also tell each worker, revision, model or key")
     add("--compare", metavar="previous", help="also tell the span of the same length before")
     add("--list", action="store_true", help="list the metrics there are")
     shape = parser.add_mutually_exclusive_group()

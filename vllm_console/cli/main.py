@@ -41,6 +41,7 @@ VERBS = {
     "up": "start the fleet's daemon and its models",
     "down": "stop the fleet: every worker, then the daemon",
     "status": "how the fleet is: a table, --json, --watch, --check",
+    "gateway": "the endpoint of all models: where it is and how it does; restart it",
     "load": "start the workers of a model",
     "unload": "drain and stop the workers of a model",
     "restart": "stop and start the workers of a model",
@@ -51,6 +52,8 @@ VERBS = {
     "events": "what happened to the fleet",
     "metrics": "the fleet as Prometheus text; --dashboard and --rules for Grafana and alerts",
     "history": "any percentile, rate or gauge of any span; a model's revisions; export",
+    "keys": "keys of the endpoint's clients: create, list, edit, revoke, usage",
+    "usage": "what was used of which model, by whom, on which day, and what it cost",
     "validate": "check fleet.toml without starting anything",
     "config": "a model's effective configuration and where each value comes from",
     "engines": "install, list and remove engine environments",
@@ -107,7 +110,15 @@ def build_parser(verb: str | None = None) -> argparse.ArgumentParser:
         sub = verbs.add_parser(name, help=summary, description=f"{summary}.", parents=[common])
         if verb is None or verb == name:
             import_module(f"vllm_console.cli.{name}").configure(sub)
+            for nested in _nested(sub):
+                _common(nested, default=argparse.SUPPRESS, sets="sets_after_verb")
     return parser
+
+
+def _nested(parser: argparse.ArgumentParser) -> list[argparse.ArgumentParser]:
+    """The parsers of a verb's own verbs."""
+    of_verbs = [a for a in parser._actions if isinstance(a, argparse._SubParsersAction)]
+    return [nested for action in of_verbs for nested in action.choices.values()]
 
 
 def _common(parser: argparse.ArgumentParser, default: object, sets: str = "set") -> None:

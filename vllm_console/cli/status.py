@@ -9,6 +9,7 @@ import time
 from typing import Any
 
 from vllm_console.cli.connect import place_of
+from vllm_console.cli.gateway import line as gateway_line
 from vllm_console.control.client import Client
 from vllm_console.errors import NoDaemon
 
@@ -100,6 +101,7 @@ def table(status: dict[str, Any]) -> str:
     if not status["models"]:
         lines.append("no models: list one in fleet.toml as [models.NAME]")
     lines.append("")
+    lines.append(gateway_line(status["gateway"]))
     if status["gpus"]:
         rows = [("GPU", "NAME", "BUSY", "GIB", "°C", "W")]
         for gpu in status["gpus"]:

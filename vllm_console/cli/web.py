@@ -47,9 +47,10 @@ def run(args: argparse.Namespace) -> int:
         if (error.name or "").partition(".")[0] != "textual_serve":
             raise
         raise ConsoleError(_MISSING) from None
-    from vllm_console.ui.console import checked_theme
+    from vllm_console.ui.theme import DEFAULT
+    from vllm_console.ui.theme_files import chosen, themes_dir
 
-    checked_theme(args.theme)
+    chosen(args.theme or DEFAULT, themes_dir())  # a wrong one too
     _check_free(args.host, args.port)
     if not is_loopback(args.host):
         what = "see and change" if args.allow_commands else "see"

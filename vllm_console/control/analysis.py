@@ -211,11 +211,12 @@ def _with_policy(found: Batching, model: Model) -> Batching:
     told = model.batching
     if told.policy not in ("continuous", "limited"):
         return replace(found, policy=told.policy, limit=told.limit, queue_limit=told.queue_limit)
-    limited = any(name in (model.options or {}) for name in _LIMITS)
+    mine = told.policy == "limited"  # the gateway lets in no more
+    limited = mine or any(name in (model.options or {}) for name in _LIMITS)
     return replace(
         found,
         policy="limited" if limited else "continuous",
-        limit=model.engine.max_num_seqs,
+        limit=told.limit if mine else model.engine.max_num_seqs,
         queue_limit=_whole(model, "max_num_queued_reqs"),
     )
 

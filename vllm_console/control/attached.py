@@ -50,6 +50,8 @@ class AttachedWorker:
         self._since = clock()
         self._started_at: str | None = None
         self._watch: asyncio.Task[None] | None = None
+        self._judged = False
+        """Whether it has been asked at least once since it is watched."""
 
     @property
     def view(self) -> snapshot.Worker:
@@ -62,6 +64,11 @@ class AttachedWorker:
             elapsed_s=self._clock() - self._since if self.state in SERVING else None,
             started_at=self._started_at,
         )
+
+    @property
+    def serves(self) -> bool:
+        """It can be asked now: it answers, or nobody has looked yet."""
+        return self.state in SERVING or (self._watch is not None and not self._judged)
 
     def tree(self) -> list[int]:
         """No process of it is ours."""
@@ -94,7 +101,7 @@ class AttachedWorker:
 
     async def close(self) -> None:
         """End the actor only."""
-        watch, self._watch = self._watch, None
+        watch, self._watch, self._judged = self._watch, None, False
         if watch is not None:
             watch.cancel()
             await asyncio.gather(watch, return_exceptions=True)
@@ -102,6 +109,7 @@ class AttachedWorker:
     async def _probe_for_ever(self) -> None:
         while True:
             trouble = await self._probe()
+            self._judged = True
             if trouble is None and self.state not in SERVING:
                 self._become(State.READY, None)
             elif trouble is not None:

@@ -10,13 +10,17 @@ from typing import Any
 from vllm_console.control.numbered import NumberedLog, now_iso
 from vllm_console.control.peer import Asker
 from vllm_console.errors import ConsoleError
+from vllm_console.history.account_rows import TERMS
 from vllm_console.history.database import Database
 from vllm_console.history.records import add_audit, read_audit
 from vllm_console.snapshot import AuditEntry
 from vllm_console.workers.redaction import BLANK, redact
 
 _RECORDED = frozenset(
-    {"model", "worker", "revision", "digest", "workers", "count", "pid", "pids", "force"}
+    {
+        *("model", "worker", "revision", "digest", "workers", "count", "pid", "pids", "force"),
+        *("name", *TERMS),
+    }
 )
 """Arguments whose values are written down; of any other only that it was there."""
 _TEXT_MAX = 300
@@ -72,11 +76,13 @@ def recorded(arguments: Mapping[str, Any]) -> dict[str, Any]:
     return {
         _line(name): _value(value) if name in _RECORDED else BLANK
         for name, value in kept
-        if value is not None
+        if value is not None or name in TERMS  # of which none is a wish too
     }
 
 
 def _value(value: Any) -> Any:
+    if value is None:
+        return "none"
     if isinstance(value, (bool, int, float)):
         return value
     return _line(value if isinstance(value, str) else str(value))

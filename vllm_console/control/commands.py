@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import asyncio
+import time
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from contextlib import closing
 from dataclasses import asdict
 from typing import Any, Protocol
 
+from vllm_console.control import client_keys
+from vllm_console.control.front import Front
 from vllm_console.control.looking import Looking, configured
 from vllm_console.control.revisions import Revisions
 from vllm_console.control.rollout import CHANGED_SINCE, Rollout, stored
 from vllm_console.control.roster import Roster
 from vllm_console.control.served import Actor, ServedModel
 from vllm_console.errors import ConsoleError, InvalidInput
+from vllm_console.fleet.find import Place
 from vllm_console.fleet.model import Fleet
+from vllm_console.history.accounts import Accounts
 from vllm_console.snapshot import to_json
 
 Answer = dict[str, Any]
@@ -21,11 +28,13 @@ Answer = dict[str, Any]
 class Commanded(Protocol):
     """What commands ask of the daemon."""
 
+    place: Place
     fleet: Fleet
     models: Roster
     revisions: Revisions
     rollout: Rollout
     looking: Looking
+    front: Front
     going_down: bool
 
     def load(self, model: ServedModel) -> list[Actor]:
@@ -68,14 +77,16 @@ class Commands:
             "revisions": self._revisions,
             "rollback": self._rollback,
             "down": self._down,
+            "gateway-restart": self._gateway_restart,
+            **{verb: self._keys(verb) for verb in client_keys.COMMANDS},
         }
 
     async def carry_out(self, verb: str, args: Mapping[str, Any]) -> Answer:
         """Carry out one command; its answer is what the client gets as JSON.
 
-        load, unload, restart, scale and down return once they are accepted, apply and rollback
-        once they are done; apply with `wait` false, once the plan is still what was agreed to.
-        Raises `ConsoleError` with the one line that says why not.
+        load, unload, restart, scale and down return once they are accepted, apply, rollback and
+        gateway-restart once they are done; apply with `wait` false, once the plan is still what was
+        agreed to. Raises `ConsoleError` with the one line that says why not.
         """
         daemon = self._daemon
         if daemon.going_down and verb != "down":
@@ -86,6 +97,10 @@ class Commands:
 
     async def _down(self, _: Mapping[str, Any]) -> Answer:
         self._daemon.begin_down()
+        return {"ok": True}
+
+    async def _gateway_restart(self, _: Mapping[str, Any]) -> Answer:
+        await self._daemon.front.restart()
         return {"ok": True}
 
     async def _load(self, args: Mapping[str, Any]) -> Answer:
@@ -143,6 +158,13 @@ class Commands:
         config = stored(self._daemon.revisions.of(model.name), model, args.get("revision"))
         await self._daemon.rollout.replace(model, config)
         return {"ok": True, "model": model.name, "revision": model.revision}
+
+    def _keys(self, verb: str) -> Callable[[Mapping[str, Any]], Awaitable[Answer]]:
+        def written(args: Mapping[str, Any]) -> Answer:
+            with closing(Accounts(self._daemon.place.accounts)) as accounts:
+                return client_keys.COMMANDS[verb](accounts, args, time.time())
+
+        return lambda args: asyncio.to_thread(written, args)
 
     def _model(self, args: Mapping[str, Any]) -> ServedModel:
         name = args.get("model")

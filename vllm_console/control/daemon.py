@@ -21,10 +21,13 @@ from vllm_console.control.commands import Commands
 from vllm_console.control.events import EventLog, now_iso
 from vllm_console.control.exposition import exposition
 from vllm_console.control.factory import WorkerFactory
+from vllm_console.control.front import Front
+from vllm_console.control.gateway_numbers import GatewayNumbers
 from vllm_console.control.health import HealthCount
 from vllm_console.control.insights import Insights
 from vllm_console.control.log_errors import LogWatch
 from vllm_console.control.looking import Looking
+from vllm_console.control.losses import tell_losses
 from vllm_console.control.machine import Machine
 from vllm_console.control.observe import Observation
 from vllm_console.control.orphans import OrphanWatch
@@ -34,6 +37,7 @@ from vllm_console.control.revisions import Revisions, WantedModels
 from vllm_console.control.rollout import Rollout
 from vllm_console.control.roster import Roster
 from vllm_console.control.served import Actor, ServedModel
+from vllm_console.control.stalls import judge_progress
 from vllm_console.devices.nvml import Nvml
 from vllm_console.errors import ConsoleError, InvalidInput, NotFound
 from vllm_console.fleet.find import Place
@@ -50,6 +54,7 @@ from vllm_console.http1 import Pool
 from vllm_console.launchers.local import LocalLauncher
 from vllm_console.snapshot import Daemon as DaemonFacts
 from vllm_console.snapshot import Snapshot, to_json
+from vllm_console.snapshot import Worker as WorkerView
 from vllm_console.workers.launch import Handle, Launcher
 from vllm_console.workers.passage import passage
 from vllm_console.workers.states import ENDED, State
@@ -74,8 +79,10 @@ class Daemon:
         sets: Sequence[str] = (),
         nvml: Nvml | None = None,
         launcher: Launcher | None = None,
+        gateway: bool = False,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        """`gateway`: keep one in front of the fleet, if its file says so."""
         self.place = place
         self.fleet = fleet
         self.rollout = Rollout(self, lambda: load_fleet(place.fleet_file, sets=sets))
@@ -113,6 +120,8 @@ class Daemon:
         self._watchers = 0
         self._looked = float("-inf")
         self.models = Roster()
+        count, info = GatewayNumbers(self.store, clock).take, self._observation.info
+        self.front = Front(self, place, serve=gateway, info=info, count=count, clock=clock)
         self._changes = Changes(self._observation, self._machine, self.events.add, clock)
         self._factory = WorkerFactory(
             place.fleet_file,
@@ -122,7 +131,8 @@ class Daemon:
             machine=self._machine,
             http=self._pool,
             reserved_port=lambda: self.fleet.gateway.port,
-            on_change=self._changes.heard,
+            on_change=self._heard,
+            drain=self.front.drain,
             clock=clock,
         )
         self.looking = Looking(
@@ -138,7 +148,7 @@ class Daemon:
         began = self._clock()
         adopted = await self._adopt()
         served = {found.spec.worker_id for found in adopted if found.served is not None}
-        self._tell_losses()
+        tell_losses(self._launcher.losses(), self.tell)
         took_ms = (self._clock() - began) * 1e3
         wanted = self._wanted.read()
         for model in self.models.values():
@@ -164,10 +174,12 @@ class Daemon:
         self.spawn(self._tick_for_ever())
         self.spawn(self._read_machine_for_ever())
         self.spawn(self._orphans.look_for_ever())
+        self.front.start()
         self._begun.set()
 
     async def close(self) -> None:
-        """End the daemon; workers keep serving and the next daemon adopts them."""
+        """End the daemon; workers and gateway serve on, and the next daemon adopts them."""
+        await self.front.close()
         for task in list(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -190,8 +202,10 @@ class Daemon:
         self.going_down = True
         await self._begun.wait()
         self.events.add("info", "fleet", "going down")
+        self.front.changed()
         while left := [w for m in self.models.values() for w in m.unload() if w.state not in ENDED]:
             await asyncio.gather(*(worker.unload() for worker in left))
+        await self.front.stop()
         self._wanted.clear()
         self.events.add("ok", "fleet", "down")
         self.stopped.set()
@@ -219,13 +233,18 @@ class Daemon:
                 version=__version__,
                 uptime_s=round(self._clock() - self._started, 3),
             ),
-            models=self._analysis.complete(models),
+            models=self._analysis.complete(self.front.complete(models)),
             load=self._observation.fleet_load(slots_of(models)),
             health=self._health.read(),
             gpus=machine.devices.gpus,
             gpus_reason=machine.devices.reason,
             host=machine.host,
-            alerts=(*alerts(models, trouble, machine.devices.gpus), *self._orphans.alerts),
+            gateway=self.front.picture(),
+            alerts=(
+                *self.front.alerts,
+                *alerts(models, trouble, machine.devices.gpus),
+                *self._orphans.alerts,
+            ),
             events=self.events.shown(_EVENTS_SHOWN),
             interval_s=TICK_S,
         )
@@ -357,6 +376,7 @@ class Daemon:
             self.fleet = await self.rollout.apply(agreed)
         finally:  # what was carried out before a failure stays
             self._note_wanted()
+            self.front.configured()
 
     def spawn(self, work: Coroutine[Any, Any, None]) -> None:
         """Do something beside; an error of it becomes an event."""
@@ -395,6 +415,10 @@ class Daemon:
 
     # -- models and workers ----------------------------------------------------------------
 
+    def _heard(self, worker: Actor, view: WorkerView) -> None:
+        self._changes.heard(worker, view)
+        self.front.changed()
+
     def _served(self, config: ModelConfig) -> ServedModel:
         return ServedModel(config, self.revisions.number(config), self._factory.make)
 
@@ -412,19 +436,6 @@ class Daemon:
                 text = f"runs revision {found.spec.revision}; restart applies {model.revision}"
                 self.events.add("warn", worker.id, text)
         return handles
-
-    def _tell_losses(self) -> None:
-        """Say which workers ended while no daemon ran, and whether a reboot took them."""
-        losses = self._launcher.losses()
-        rebooted = [loss.worker_id for loss in losses if loss.rebooted]
-        if rebooted:
-            self.tell("warn", "fleet", f"the machine was rebooted, lost {', '.join(rebooted)}")
-        for loss in losses:
-            if loss.exit is not None and loss.exit.rc is not None:
-                text = f"ended while no daemon ran (exit code {loss.exit.rc})"
-                self.tell("warn", loss.worker_id, text)
-            elif not loss.rebooted:
-                self.tell("warn", loss.worker_id, "was gone when the daemon started, no exit code")
 
     async def _unload(self, model: ServedModel, worker: Actor) -> None:
         await worker.unload()
@@ -457,17 +468,8 @@ class Daemon:
             await asyncio.sleep(due - self._clock())
 
     def _judge_progress(self, worker_id: str) -> None:
-        """Call a worker stalled whose engine does not get on, and ready again when it does."""
-        frozen = self._observation.frozen_s(worker_id)
-        for model, worker in self.models.workers():
-            if worker.id != worker_id:
-                continue
-            if worker.state == State.STALLED and frozen == 0.0:
-                worker.resumed()
-            elif worker.state == State.READY and frozen >= model.config.stall_after_s:
-                worker.stalled(f"requests run, no iteration has finished for {frozen:.0f} s")
-                if model.config.on_stall == "restart":
-                    self.spawn(worker.restart())
+        frozen_s = self._observation.frozen_s(worker_id)
+        judge_progress(self.models, worker_id, frozen_s, lambda w: self.spawn(w.restart()))
 
     async def _read_machine_for_ever(self) -> None:
         while True:

@@ -33,8 +33,10 @@ from vllm_console.engines.flags import cached_schema
 from vllm_console.errors import ConsoleError
 from vllm_console.fleet.find import Place
 from vllm_console.fleet.model import Fleet, Gateway
+from vllm_console.gateway.place import is_held, read_record
+from vllm_console.workers.shim import process
 from vllm_console.workers.sockets import listeners, sockets_of
-from vllm_console.workers.strangers import ancestry, owner_of, owners, processes, strays
+from vllm_console.workers.strangers import owner_of, owners, processes, strays
 
 DAEMON_ANSWER_S = 1.0
 _STA_UNSYNC, _TIME_ERROR = 0x40, 5
@@ -195,7 +197,16 @@ def _daemon(place: Place | None) -> list[Check]:
     return [Check("daemon", "ok", text)]
 
 
+def _is_gateway(place: Place, pid: int) -> bool:
+    """Whether this process serves the fleet: an earlier daemon may have started it."""
+    record = read_record(place.gateway) if is_held(place.gateway) else None
+    seen = process(pid)
+    return record is not None and record.pid == pid and seen is not None and record.is_of(seen[0])
+
+
 def _gateway(place: Place | None, gateway: Gateway) -> list[Check]:
+    if not gateway.enabled:
+        return [Check("gateway", "ok", "off: [gateway] enabled = false")]
     host, number = gateway.host, gateway.port
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(
@@ -215,18 +226,8 @@ def _gateway(place: Place | None, gateway: Gateway) -> list[Check]:
             return [Check("gateway", "bad", text, "set [gateway] host and port")]
     table = processes()
     pid = next((pid for pid in sorted(table) if sockets_of(pid) & sockets), None)
-    daemon = _daemon_pid(place)
-    ours = pid is not None and daemon in {process.pid for process in ancestry(pid, table)}
+    ours = pid is not None and place is not None and _is_gateway(place, pid)
     return [doctor.port(host, number, free=False, pid=pid, ours=ours)]
-
-
-def _daemon_pid(place: Place | None) -> int | None:
-    if place is None or not is_running(place):
-        return None
-    try:
-        return int((place.state_dir / "daemon.lock").read_text())
-    except (OSError, ValueError):
-        return None
 
 
 def _shm() -> list[Check]:

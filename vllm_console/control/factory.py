@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from contextlib import (
     AbstractAsyncContextManager,
     AsyncExitStack,
@@ -49,9 +49,13 @@ class WorkerFactory:
         http: Pool,
         reserved_port: Callable[[], int],
         on_change: Callable[[Actor, WorkerView], None],
+        drain: Callable[[str, float], Awaitable[None]] | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`reserved_port` is one no worker may have, asked for anew at each launch."""
+        """`reserved_port` is one no worker may have, asked for anew at each launch.
+
+        `drain` returns when a worker, by its id, has no request any more, or after some seconds.
+        """
         self._fleet_file = fleet_file
         self._roster = roster
         self._node = node
@@ -60,6 +64,7 @@ class WorkerFactory:
         self._http = http
         self._reserved_port = reserved_port
         self._on_change = on_change
+        self._drain = drain
         self._clock = clock
         self._gates: dict[int, asyncio.Lock] = {}
         self._specs: dict[str, LaunchSpec] = {}
@@ -146,6 +151,10 @@ class WorkerFactory:
         def gate() -> AbstractAsyncContextManager[object]:
             return self._start_gate(worker_id, model)
 
+        async def drain() -> None:
+            if self._drain is not None:
+                await self._drain(worker_id, model.config.drain_timeout_s)
+
         return Worker(
             worker_id,
             model.name,
@@ -155,6 +164,7 @@ class WorkerFactory:
             on_change=self._on_change,
             node=self._node,
             start_gate=gate,
+            drain=drain,
             expected_s=self._launcher.expected_s(model.name, model.revision),
             clock=self._clock,
         )

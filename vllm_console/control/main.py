@@ -59,7 +59,9 @@ def run(
     lock = DaemonLock(place)
     lock.acquire()
     try:
-        uvloop.run(_serve(Daemon(place, fleet, sets=sets), place, autostart, on_event))
+        uvloop.run(
+            _serve(Daemon(place, fleet, sets=sets, gateway=True), place, autostart, on_event)
+        )
     finally:
         place.socket.unlink(missing_ok=True)
 

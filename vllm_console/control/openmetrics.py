@@ -27,12 +27,13 @@ def openmetrics(
 ) -> Iterator[str]:
     """Lines of the rows of a span, seconds since the epoch, with their line ends.
 
-    The families are named as in the daemon's own /metrics, with worker, fleet or gpu in place of
-    model; each is read in a pass of its own, as its samples stand together in this format.
+    The families are named as in the daemon's own /metrics, with worker, fleet, gpu, gateway,
+    gateway_model or gateway_key in place of model; each is read in a pass of its own, as its
+    samples stand together in this format.
     """
     there = reader.names()
-    for kind in dict.fromkeys(subject.partition("/")[0] for subject in subjects):
-        of_kind = [subject for subject in subjects if subject.partition("/")[0] == kind]
+    for kind in dict.fromkeys(_kind(subject) for subject in subjects):
+        of_kind = [subject for subject in subjects if _kind(subject) == kind]
         for metric in _metrics(kind):
             names = sorted(
                 name
@@ -56,6 +57,12 @@ def openmetrics(
     yield "# EOF\n"
 
 
+def _kind(subject: str) -> str:
+    """What a subject is: model, worker, fleet, gpu, gateway, gateway/model or gateway/key."""
+    head, _, name = subject.partition("/")
+    return f"{head}/{name.partition('/')[0]}" if head == "gateway" and name else head
+
+
 def _metrics(kind: str) -> list[Metric]:
     if kind == "gpu":
         return [Metric(name, Kind.GAUGE, "", text, ()) for name, (_, text) in _GPU.items()]
@@ -67,7 +74,7 @@ def _metrics(kind: str) -> list[Metric]:
 def _name(metric: Metric, kind: str) -> str:
     if kind == "gpu":
         return f"vllm_console_gpu_{_GPU[metric.name][0]}"
-    return wire_name(metric).replace(_MODEL, f"_{kind}_", 1)
+    return wire_name(metric).replace(_MODEL, f"_{kind.replace('/', '_')}_", 1)
 
 
 def _family(name: str, metric: Metric, lines: Iterator[str]) -> Iterator[str]:
@@ -107,7 +114,7 @@ def _series(
 
 
 def _labels(subject: str) -> dict[str, str]:
-    kind, _, name = subject.partition("/")
+    kind, _, name = subject.removeprefix("gateway/").partition("/")
     if kind == "worker":
         return {"model": model_of(subject) or "", "worker": name}
     return {{"gpu": "uuid"}.get(kind, kind): name} if name else {}

@@ -13,7 +13,14 @@ from vllm_console.errors import InvalidInput, NotFound
 from vllm_console.history.file import named_columns
 from vllm_console.history.happenings import UP, Happening, reigns
 from vllm_console.history.reading import Reader
-from vllm_console.history.records import Revision, Span, read_events, read_revisions
+from vllm_console.history.records import (
+    Revision,
+    Span,
+    read_events,
+    read_events_like,
+    read_newest_states,
+    read_revisions,
+)
 from vllm_console.history.subjects import workers_of
 from vllm_console.history.tiers import TIERS, Tier
 from vllm_console.history.when import is_duration, iso, moment, seconds_of
@@ -36,9 +43,14 @@ from vllm_console.telemetry.window import Window
 from vllm_console.workers.states import SERVING, State
 
 _EVENTS_SHOWN = 50
-_EVENTS_READ = 100_000
 _GONE = (State.STOPPED, "ended while", "was gone")
 """How the events begin after which a worker is no longer there."""
+_LOST = "the machine was rebooted, lost "
+_BY_WORD = {state.value: state for state in State}
+_STATES = frozenset({*_BY_WORD, *UP, "ended"})
+"""First words of the events that say which state a worker is in from then on."""
+_DECISIVE = ("was gone*", f"{_LOST}*", "*revision [0-9]*", "daemon *", "down")
+"""What else says what was then, as patterns of SQLite's GLOB."""
 
 
 def moment_of(text: str, now: float, zone: tzinfo | None = None) -> float:
@@ -95,9 +107,13 @@ class _Moment:
         self._step = max(1.0, tier.step_ms / 1e3)
         self._close = tier.close_ms / 1e3
         with named_columns(reader.connection) as connection:
-            found = read_events(connection, Span(limit=_EVENTS_READ))
+            by = iso(at)
+            self._shown = read_events(connection, Span(until=by, limit=_EVENTS_SHOWN))
+            told = read_newest_states(connection, by, _STATES)
+            told += read_events_like(connection, by, _DECISIVE)
             self._revisions = read_revisions(connection)
-        self._events = [event for event in found if event.at <= iso(at)]
+        self._events = sorted({e.seq: e for e in told}.values(), key=lambda e: e.seq)
+        """Those that decide what was then; of older ones that say nothing more, none."""
         self._subjects = set(reader.subjects())
         self._of_gpus = any(subject.startswith("gpu/") for subject in self._subjects)
         self._told = _states(self._events)
@@ -115,10 +131,11 @@ class _Moment:
             fleet=fleet,
             daemon=self._daemon(),
             models=models,
+            load=self._load("fleet", None)[0] if any(m.ready for m in models) else Load(),
             gpus=devices,
             gpus_reason=None if devices else "no GPU was recorded at that time",
             alerts=alerts(models, (), devices),
-            events=tuple(replace(e, failure=None) for e in self._events[: -_EVENTS_SHOWN - 1 : -1]),
+            events=tuple(replace(e, failure=None) for e in reversed(self._shown)),
             interval_s=self._step,
         )
 
@@ -275,20 +292,19 @@ class _Moment:
 def _states(events: Sequence[Event]) -> dict[str, _Told]:
     """The state that each worker was last said to be in."""
     told: dict[str, _Told] = {}
-    by_word = {state.value: state for state in State}
     for event in events:
         word = event.text.partition(" ")[0].rstrip(":,")
-        if event.text.startswith("the machine was rebooted, lost "):
-            for worker in event.text.removeprefix("the machine was rebooted, lost ").split(", "):
+        if event.text.startswith(_LOST):
+            for worker in event.text.removeprefix(_LOST).split(", "):
                 told.pop(worker, None)
         elif event.text.startswith(_GONE):
             told.pop(event.subject, None)
-        elif word in UP and word not in by_word:
+        elif word in UP and word not in _BY_WORD:
             told[event.subject] = _Told(State.READY, _seconds(event), event)
         elif word == "ended":
             told[event.subject] = _Told(State.BACKOFF, _seconds(event), event)
-        elif word in by_word:
-            told[event.subject] = _Told(by_word[word], _seconds(event), event)
+        elif word in _BY_WORD:
+            told[event.subject] = _Told(_BY_WORD[word], _seconds(event), event)
     return told
 
 

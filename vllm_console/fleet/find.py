@@ -41,6 +41,16 @@ class Place:
         return self.state_dir / "history.sqlite"
 
     @property
+    def gateway(self) -> Path:
+        """The gateway's files; `vllm_console.gateway.place` lists them."""
+        return self.state_dir / "gateway"
+
+    @property
+    def accounts(self) -> Path:
+        """The clients' keys and what they used: one SQLite file."""
+        return self.state_dir / "gateway.sqlite"
+
+    @property
     def daemon_log(self) -> Path:
         """What the daemon writes to its stderr."""
         return self.state_dir / "daemon.log"

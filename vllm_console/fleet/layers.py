@@ -1,7 +1,7 @@
 """The layers of a fleet file and how they fall onto each other, each value with its origin.
 
 Weakest first: built-in, `[defaults]`, `[models.X]`, the environment, the command line. The tables
-of a model (`options`, `env`, `sampling`, `slo`, `scale`) merge key by key.
+of a model (`options`, `env`, `sampling`, `slo`, `scale`, `limits`) merge key by key.
 
 An environment variable with two underscores after its prefix names a path; `__` stands for the dot,
 case does not count, and whatever is no letter or digit in a model's name is written `_`:
@@ -27,7 +27,7 @@ from vllm_console.fleet.problems import Problem, did_you_mean
 
 ENVIRON_PREFIX = "VLLM_CONSOLE_"
 SECTIONS = ("fleet", "gateway", "history", "metrics", "ui", "defaults", "models")
-TABLES = ("options", "env", "sampling", "slo", "scale")
+TABLES = ("options", "env", "sampling", "slo", "scale", "limits")
 """Tables of a model that merge key by key."""
 
 Path = tuple[str, ...]

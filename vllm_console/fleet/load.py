@@ -33,6 +33,7 @@ from vllm_console.fleet.model import (
     Fleet,
     Gateway,
     History,
+    Limits,
     Metrics,
     ModelConfig,
     Origin,
@@ -54,8 +55,9 @@ _MODEL_KEYS = tuple(key_of(field) for field in ModelConfig.model_fields if field
 _INNER_KEYS = {
     "slo": tuple(key_of(field) for field in Slo.model_fields),
     "scale": tuple(Scale.model_fields),
+    "limits": tuple(key_of(field) for field in Limits.model_fields),
 }
-_ONE_MODEL_ONLY = ("source", "url", "aliases", "trust_remote_code")
+_ONE_MODEL_ONLY = ("source", "url", "aliases", "trust_remote_code", "weights")
 """Keys that [defaults] may not say for everybody."""
 _FREE_TABLES = ("options", "env", "sampling")
 """Tables of a model whose keys are not the console's."""
@@ -162,7 +164,7 @@ class _Loading:
                 text = f"unknown key{did_you_mean(path[0], _SECTION_KEYS[name])}"
                 self.problems.append(problem((name, *path), text, entries.pop(path).origin))
         values = {**(more or {}), **unflatten(entries)}
-        for key in ("state_dir", "panels"):
+        for key in ("state_dir", "panels", "tls_cert", "tls_key"):
             if isinstance(values.get(key), str):
                 values[key] = self.path.parent / Path(values[key]).expanduser()
 

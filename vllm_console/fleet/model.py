@@ -6,6 +6,8 @@ a text such as "15m".
 
 from __future__ import annotations
 
+import ipaddress
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -42,6 +44,21 @@ def _bytes(value: object) -> object:
     return size
 
 
+def _amount(value: object) -> object:
+    """A size's text as bytes, with no least."""
+    return parse_size(value) if isinstance(value, str) else value
+
+
+def _shares(value: object) -> object:
+    """Shares by revision: a TOML key is a text, a revision a whole number."""
+    if not isinstance(value, dict):
+        return value
+    wrong = [key for key in value if not re.fullmatch(r"[1-9][0-9]*", str(key))]
+    if wrong:
+        raise ValueError(f'"{wrong[0]}" is no revision; write {{ "4" = 10, "5" = 90 }}')
+    return {int(key): share for key, share in value.items()}
+
+
 def _gpus(value: object) -> object:
     if value == "auto" or (isinstance(value, int) and not isinstance(value, bool) and value >= 0):
         return value
@@ -72,13 +89,24 @@ def _variable(value: object) -> object:
 Duration = Annotated[float, Field(gt=0), BeforeValidator(_seconds)]
 DurationOrZero = Annotated[float, Field(ge=0), BeforeValidator(_seconds)]
 Size = Annotated[int, BeforeValidator(_bytes)]
+Amount = Annotated[int, Field(ge=1), BeforeValidator(_amount)]
+Share = Annotated[float, Field(ge=0, le=1e6, allow_inf_nan=False)]
 Folder = Annotated[Path, Strict(False)]
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=100)]
 Alias = Annotated[str, StringConstraints(pattern=r"^[^\s-]\S*$", max_length=200)]
 Source = Annotated[str, StringConstraints(pattern=r"^([^\s-][^\n]*)?$")]
 Port = Annotated[int, Field(ge=1, le=65535)]
+AnyPort = Annotated[int, Field(ge=0, le=65535)]
 Reference = Annotated[Secret, BeforeValidator(_secret)]
 Variable = Annotated[str | Secret, BeforeValidator(_variable)]
+
+
+def is_loopback(host: str) -> bool:
+    """Whether an address is one that only this machine reaches."""
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 class _Wanted(BaseModel):
@@ -102,15 +130,50 @@ class Scale(_Wanted):
     """Requests in flight and queued a worker."""
 
 
+class Limits(_Wanted):
+    """What the gateway lets in for one model; the fields of `gateway.table.Limits`."""
+
+    queue: Annotated[int, Field(ge=0)] = 512
+    """Requests that may wait, all classes together."""
+    queue_bytes: Amount = 256 << 20
+    """Bytes of bodies that may wait."""
+    queue_timeout_s: Duration = 60.0
+    """How long one may wait for a worker that is ready."""
+    cold_timeout_s: Duration = 600.0
+    """How long one may wait for a model that has to be loaded first."""
+    request_timeout_s: Duration = 3600.0
+    """How long an answer may take."""
+    body: Amount = 64 << 20
+    """Bytes of a request's body."""
+    max_tokens: Annotated[int, Field(ge=1)] | None = None
+    """What a request may ask for; a greater or absent number becomes this."""
+    concurrency: Annotated[int, Field(ge=1)] | None = None
+    """Requests in flight over all workers; without it, what their engines batch."""
+
+
 class Gateway(_Wanted):
     """The OpenAI endpoint of the fleet."""
 
+    enabled: bool = True
     host: str = "127.0.0.1"
-    port: Port = 4000
+    port: AnyPort = 4000
+    """0 is any that is free."""
+    tls_cert: Folder | None = None
+    """The file of the certificate and its chain (PEM); a changed one is read again."""
+    tls_key: Folder | None = None
+    cors: Annotated[tuple[str, ...], Strict(False)] = ()
+    """Origins whose pages may call it; "*" is any."""
+    access_log: bool = False
+    """Whether each request is a line of access.jsonl, without its text."""
     keys: dict[str, Reference] = {}
     """Keys that clients may use, by a name that stands for the client."""
-    allow_anonymous: bool = False
-    """Whether requests without a key are served on an address other machines reach."""
+    allow_anonymous: bool | None = None
+    """Whether requests without a key are served; unset, only where no other machine reaches."""
+
+    @property
+    def anonymous(self) -> bool:
+        """Whether requests without a key are served."""
+        return is_loopback(self.host) if self.allow_anonymous is None else self.allow_anonymous
 
 
 class History(_Wanted):
@@ -154,6 +217,8 @@ class ModelConfig(_Wanted):
     autostart: bool = True
     pinned: bool = False
     """Never evicted."""
+    on_demand: bool = True
+    """Whether a request for it loads it while it is not loaded."""
     idle_unload_s: Duration | None = None
     trust_remote_code: bool = False
     drain_timeout_s: DurationOrZero = 30.0
@@ -168,6 +233,9 @@ class ModelConfig(_Wanted):
     """Request parameters that the gateway fills in where a request is silent."""
     slo: Slo = Slo()
     scale: Scale | None = None
+    limits: Limits = Limits()
+    weights: Annotated[dict[int, Share], BeforeValidator(_shares)] = {}
+    """Shares of the requests by revision, where they are not to be equal."""
 
     @property
     def workers(self) -> int:
@@ -184,7 +252,7 @@ ATTACH = "attach"
 """The engine of a model whose worker somebody else runs."""
 
 
-WATCHED_KEYS = ("source", "engine", "url", "api_key", "aliases", "sampling", "slo")
+WATCHED_KEYS = ("source", "engine", "url", "api_key", "aliases", "sampling", "slo", "limits")
 """Keys with a meaning for a worker that is only watched."""
 
 
@@ -221,7 +289,7 @@ class Fleet(_Wanted):
 
 DURATIONS = {
     field.removesuffix("_s"): field
-    for kind in (ModelConfig, Slo)
+    for kind in (ModelConfig, Slo, Limits)
     for field in kind.model_fields
     if field.endswith("_s")
 }

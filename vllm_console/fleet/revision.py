@@ -18,6 +18,9 @@ _NEEDS_NO_RESTART = {
     "sampling",
     "slo",
     "scale",
+    "limits",
+    "on_demand",
+    "weights",
 }
 
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import ipaddress
 import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 from urllib.parse import urlsplit
 
-from vllm_console.fleet.model import Gateway, ModelConfig
+from vllm_console.fleet.key_names import KEY_NAME_FORM, is_key_name
+from vllm_console.fleet.model import Gateway, ModelConfig, is_loopback
 from vllm_console.fleet.options import OWNED
 from vllm_console.fleet.secrets import is_token_shaped, names_a_secret
 
@@ -164,19 +164,19 @@ def _env(env: Mapping[str, Any]) -> Iterator[Finding]:
 
 def gateway_findings(gateway: Gateway) -> Iterator[Finding]:
     """What does not hold within the gateway."""
-    if not _is_loopback(gateway.host) and not gateway.keys and not gateway.allow_anonymous:
-        yield (
-            ("host",),
-            f'"{gateway.host}" is open to other machines; add [gateway.keys], '
-            "or say allow_anonymous = true",
-        )
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host.strip("[]")).is_loopback
-    except ValueError:
-        return host == "localhost"
+    for name in gateway.keys:
+        if not is_key_name(name):
+            yield ("keys", name), f"cannot be the name of a key: take {KEY_NAME_FORM}"
+    if gateway.tls_cert is not None and gateway.tls_key is None:
+        yield ("tls_cert",), 'needs its key too: add tls_key = "…"'
+    elif gateway.tls_key is not None and gateway.tls_cert is None:
+        yield ("tls_key",), 'needs its certificate too: add tls_cert = "…"'
+    for index, origin in enumerate(gateway.cors):
+        if origin != "*" and not re.fullmatch(r"https?://[^\s/?#]+", origin):
+            yield (
+                ("cors", index),
+                f'"{origin}" is no origin; write scheme and host, such as https://chat.example',
+            )
 
 
 def fleet_findings(models: Mapping[str, ModelConfig], gateway: Gateway) -> Iterator[Finding]:
@@ -208,4 +208,4 @@ def _address(url: str) -> tuple[str, int]:
     parts = urlsplit(url)
     host = parts.hostname or ""
     port = parts.port or (443 if parts.scheme == "https" else 80)
-    return ("localhost" if _is_loopback(host) else host, port)
+    return ("localhost" if is_loopback(host) else host, port)

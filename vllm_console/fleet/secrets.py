@@ -81,7 +81,7 @@ _SECRET_ENDINGS = frozenset({"TOKEN", "KEY", "PAT"})
 _REFERENCE_ENDINGS = frozenset({"FILE", "PATH", "DIR", "URL", "NAME", "ID", "TYPE"})
 _TOKEN_SHAPE = re.compile(
     r"(hf_|sk-|ghp_|gho_|github_pat_|glpat-|xox[bp]-|nvapi-|eyJhbGci)[\w.-]{16,}"
-    r"|AKIA[A-Z0-9]{16}|-----BEGIN [A-Z ]*PRIVATE KEY-----"
+    r"|(?<![\w-])vc-[\w-]{43}(?![\w-])|AKIA[A-Z0-9]{16}|-----BEGIN [A-Z ]*PRIVATE KEY-----"
 )
 
 

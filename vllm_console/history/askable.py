@@ -174,14 +174,15 @@ ASKABLE: dict[str, Askable] = {
 _SPLIT = {metric.name: metric for metric in METRICS if metric.split}
 _LONG = {short: name for name, short in _SHORT.items()}
 _OF_SUBJECT = {
-    False: ("requests", "generation_tokens", "ttft", "itl", "e2e"),
-    True: ("utilization", "memory", "power", "temperature"),
+    "gateway": ("requests", "generation_tokens", "queue", "ttft", "tpot", "e2e"),
+    "gpu": ("utilization", "memory", "power", "temperature"),
 }
+_USUAL = ("requests", "generation_tokens", "ttft", "itl", "e2e")
 
 
-def usual(of_gpu: bool) -> tuple[str, ...]:
-    """The metrics that are shown when none is asked for."""
-    return _OF_SUBJECT[of_gpu]
+def usual(subject: str) -> tuple[str, ...]:
+    """The metrics that are shown of a subject when none is asked for."""
+    return _OF_SUBJECT.get(subject.partition("/")[0], _USUAL)
 
 
 def askable(name: str) -> Askable:

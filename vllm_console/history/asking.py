@@ -14,7 +14,7 @@ from vllm_console.history.when import is_duration, moment, on_grid
 
 SINCE = "1h"
 STEPS_MAX = 5000
-PARTS = ("worker", "revision", "model")
+PARTS = ("worker", "revision", "model", "key")
 
 
 def question(

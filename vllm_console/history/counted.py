@@ -5,9 +5,11 @@ from __future__ import annotations
 import math
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Sequence
+from functools import reduce
 from itertools import accumulate
 
 from vllm_console.answer import Figure
+from vllm_console.telemetry.grid import Bounds, joined, middle, widened
 from vllm_console.telemetry.window import Window, bracket, quantile
 
 _FINEST_S = 15.0
@@ -74,7 +76,7 @@ def distribution(windows: Iterable[Window], name: str, percents: Sequence[float]
     values: dict[str, float | None] = {}
     between: dict[str, tuple[float, float | None]] = {}
     for key, percent in zip(names, percents, strict=True):
-        values[key] = quantile(percent / 100, bounds, counts)
+        values[key] = middle(quantile(percent / 100, bounds, counts), bounds)
         if (wide := bracket(percent / 100, bounds, counts)) is not None:
             between[key] = wide
     thin = tuple(k for k, p in zip(names, percents, strict=True) if 0 < count * (100 - p) < 300)
@@ -136,14 +138,31 @@ def within(windows: Iterable[Window], name: str, target: float) -> Figure:
 def _merged(windows: Iterable[Window], name: str) -> tuple[tuple[float, ...], list[float]] | None:
     """Bounds and cumulative counts of a histogram over several windows.
 
-    Where bounds differ, those that all have: counts up to a shared bound add exactly.
+    Where bounds differ, those that all have: counts up to a shared bound add exactly. Bounds of the
+    grid all become those that hold every one of them.
     """
-    each = [
-        dict(zip((bound for bound, _ in buckets), accumulate(n for _, n in buckets), strict=True))
-        for window in windows
-        if (buckets := window.buckets(name))
-    ]
-    if not each:
+    found = [buckets for window in windows if (buckets := window.buckets(name))]
+    if not found:
         return None
+    whole = reduce(_both, map(_bounds, found))
+    each = [_cumulative(buckets, whole) for buckets in found]
     shared = sorted(set(each[0]).intersection(*each[1:]))
     return tuple(shared[:-1]), [float(sum(part[bound] for part in each)) for bound in shared]
+
+
+def _both(one: Bounds | None, other: Bounds | None) -> Bounds | None:
+    """The bounds of the grid that hold both; `None` for others."""
+    return None if one is None or other is None else joined(one, other)
+
+
+def _bounds(buckets: Sequence[tuple[float, int]]) -> Bounds | None:
+    return tuple(bound for bound, _ in buckets[:-1])
+
+
+def _cumulative(buckets: Sequence[tuple[float, int]], wide: Bounds | None) -> dict[float, float]:
+    """Counts at or below each bound, by the wider bounds where they can be told."""
+    counts = [float(count) for count in accumulate(count for _, count in buckets)]
+    known = None if wide is None else widened(counts, _bounds(buckets) or (), wide)
+    if wide is None or known is None:
+        return dict(zip((bound for bound, _ in buckets), counts, strict=True))
+    return dict(zip((*wide, math.inf), known, strict=True))

@@ -24,7 +24,9 @@ class Unusable(Exception):
     """The file is whole and not for this version to write; the text says why."""
 
 
-def open_to_write(path: Path, steps: Sequence[Step] = STEPS) -> tuple[sqlite3.Connection, bool]:
+def open_to_write(
+    path: Path, steps: Sequence[Step] = STEPS, application_id: int = APPLICATION_ID
+) -> tuple[sqlite3.Connection, bool]:
     """A read-write connection to a whole file of this version, and whether the file is new.
 
     Raises `Damaged`, `Unusable`, or `OSError` and `sqlite3.Error` where the disk says no.
@@ -32,7 +34,7 @@ def open_to_write(path: Path, steps: Sequence[Step] = STEPS) -> tuple[sqlite3.Co
     os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
     connection = _connected(path, "rw")
     try:
-        new = _check(connection, path, len(steps))
+        new = _check(connection, path, len(steps), application_id)
         if new:
             connection.execute("PRAGMA page_size = 8192")
             connection.execute("PRAGMA auto_vacuum = INCREMENTAL")
@@ -43,7 +45,7 @@ def open_to_write(path: Path, steps: Sequence[Step] = STEPS) -> tuple[sqlite3.Co
         found = connection.execute("PRAGMA quick_check(1)").fetchone()[0]
         if found != "ok":
             raise Damaged(str(found).partition("\n")[0])
-        step_up(connection, APPLICATION_ID, steps)
+        step_up(connection, application_id, steps)
     except sqlite3.Error as error:
         connection.close()
         raise Damaged(str(error)) if is_damage(error) else error from None
@@ -106,11 +108,11 @@ def identity(path: Path) -> tuple[int, int] | None:
     return seen.st_dev, seen.st_ino
 
 
-def _check(connection: sqlite3.Connection, path: Path, newest: int) -> bool:
+def _check(connection: sqlite3.Connection, path: Path, newest: int, application_id: int) -> bool:
     """Whether the file is still empty; raises `Unusable` for one that is not ours to write."""
     tables = connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()[0]
     owner = connection.execute("PRAGMA application_id").fetchone()[0]
-    if owner != APPLICATION_ID and (owner or tables):
+    if owner != application_id and (owner or tables):
         raise Unusable(f"{path}: is another program's file; nothing is recorded until it is moved")
     if (version := version_of(connection)) > newest:
         raise Unusable(

@@ -45,13 +45,14 @@ class Reign(NamedTuple):
     until: float
 
 
-def happenings(connection: sqlite3.Connection, until: float) -> list[Happening]:
-    """Every event up to a moment, oldest first."""
+def happenings(connection: sqlite3.Connection, until: float, since: float = 0.0) -> list[Happening]:
+    """Every event of a span, oldest first; its ends, in seconds since the epoch, belong to it."""
     if version_of(connection) == 0:
         return []
     found = []
     for at, level, subject, text in connection.execute(
-        "SELECT at, level, subject, text FROM events WHERE at <= ? ORDER BY seq", (iso(until),)
+        "SELECT at, level, subject, text FROM events WHERE at >= ? AND at <= ? ORDER BY seq",
+        (iso(since), iso(until)),
     ):
         try:
             found.append(Happening(seconds_of(at), level, subject, text))
@@ -98,7 +99,7 @@ def reigns(
     if (first := min(revisions, key=lambda r: r.number, default=None)) and first.number in told:
         served.append((seconds_of(first.at), first.number))
     served.sort()
-    ends = [at for at, _ in served[1:]] + [until]
+    ends = [*(at for at, _ in served[1:]), until][: len(served)]
     spans = [
         Reign(number, max(since, at), min(until, end))
         for (at, number), end in zip(served, ends, strict=True)

@@ -27,11 +27,15 @@ _log = logging.getLogger(__name__)
 
 
 class Taken(NamedTuple):
-    """One sample of a subject; `joins` are the totals that did not count what is new in it."""
+    """One sample of a subject; `joins` are the totals that did not count what is new in it.
+
+    One that is `opening` is for a subject of which nothing is known, and is dropped for any other.
+    """
 
     subject: str
     sample: Sample
     joins: tuple[str, ...] = ()
+    opening: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,8 +191,10 @@ class Ingest:
     def _sampled(
         self, taken: Taken, at: int, connection: sqlite3.Connection, work: Work
     ) -> list[Entry]:
-        subject, sample, joins = taken
+        subject, sample, joins, opening = taken
         line = self.lines.get(subject)
+        if opening and line is not None:
+            return []
         if line is None:
             line = self._new(subject, Layout().with_names_of(sample), at)
         elif line.last is None:

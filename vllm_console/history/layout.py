@@ -6,13 +6,14 @@ import json
 import math
 from array import array
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import accumulate
 from operator import add, sub
 from typing import Any
 
 from vllm_console.history.codec import ABSENT
+from vllm_console.telemetry.grid import joined, widened
 from vllm_console.telemetry.names import MARKS, METRICS, Kind
 from vllm_console.telemetry.sample import Histogram, Sample
 
@@ -41,7 +42,10 @@ def scale_of(name: str) -> float:
 
 @dataclass(frozen=True, slots=True)
 class Buckets:
-    """One histogram of a layout; `era` grows when a subject's bounds change, counts begin anew."""
+    """One histogram of a layout; `era` grows when a subject's bounds change, counts begin anew.
+
+    Bounds of the grid go on as wider ones in the same era: what came in between them was empty.
+    """
 
     name: str
     bounds: tuple[float, ...]
@@ -52,6 +56,13 @@ class Buckets:
     def width(self) -> int:
         """Columns it takes: its buckets, +Inf among them, and its sum."""
         return len(self.bounds) + 2
+
+    def continues(self, before: Buckets) -> bool:
+        """Whether counts by `before` go on in these."""
+        return self == before or (
+            (self.name, self.scale, self.era) == (before.name, before.scale, before.era)
+            and joined(before.bounds, self.bounds) == self.bounds
+        )
 
 
 @dataclass(frozen=True)
@@ -131,6 +142,9 @@ class Layout:
             now = sample.histograms.get(buckets.name)
             if now is None or now.bounds == buckets.bounds:
                 found.append(buckets)
+            elif (both := joined(buckets.bounds, now.bounds)) is not None:
+                changed = changed or both != buckets.bounds
+                found.append(replace(buckets, bounds=both))
             else:
                 changed = True
                 found.append(Buckets(buckets.name, now.bounds, buckets.scale, buckets.era + 1))
@@ -182,7 +196,10 @@ class Quantiser:
         last = self._last.get(buckets.name)
         if last is not None and last[0] is histogram:
             return last[1]
-        counts = list(map(int, histogram.counts))
+        known = widened(histogram.counts, histogram.bounds, buckets.bounds)
+        if known is None:
+            return array("q", (ABSENT,)) * buckets.width
+        counts = list(map(int, known))
         row = array("q", counts[:1])
         row.extend(map(sub, counts[1:], counts))
         row.append(_whole(histogram.sum, buckets.scale))
@@ -211,7 +228,8 @@ def to_sample(
     """
     where = layout.histograms_at
     if like is not None and like is not layout:
-        where = {n: (b, i) for n, (b, i) in where.items() if b in like.histograms}
+        on = {buckets.name: buckets for buckets in like.histograms}
+        where = {n: (b, i) for n, (b, i) in where.items() if n in on and on[n].continues(b)}
     return Sample(
         at,
         Numbers(layout.counters, lambda: read(0)),

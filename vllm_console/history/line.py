@@ -6,12 +6,14 @@ import json
 from array import array
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from itertools import accumulate, pairwise
 from operator import add
 from typing import NamedTuple
 
 from vllm_console.history.codec import ABSENT, encode
 from vllm_console.history.layout import Buckets, Layout, Quantiser, added
 from vllm_console.history.tiers import CLOSE_MS, TIERS
+from vllm_console.telemetry.grid import widened
 from vllm_console.telemetry.names import MARKS
 from vllm_console.telemetry.sample import Sample, engines_changed, restarted
 
@@ -88,9 +90,9 @@ class Origin:
 class Line:
     """The rows of one subject, for as long as the clock does not turn back.
 
-    `take` makes a row of each sample, `seal` packs what waits. Of a worker the counts go on when
-    the same process is seen again; any other subject counts from zero in each daemon, on top of
-    what was stored last.
+    `take` makes a row of each sample, `seal` packs what waits. Of a worker and the gateway, which
+    outlive a daemon, the counts go on when the same process is seen again; any other subject counts
+    from zero in each daemon, on top of what was stored last.
     """
 
     def __init__(self, number: int, subject: str, layout: Layout, born: int) -> None:
@@ -100,7 +102,7 @@ class Line:
         self.born = born
         """Milliseconds since the epoch of its first row."""
         self.origin = Origin()
-        self._of_worker = subject.startswith("worker/")
+        self._of_process = subject.startswith(("worker/", "gateway"))
         self.last: Row | None = None
         """The newest row, also when it is packed; from the file when nothing came yet."""
         self.tails = [Tail([], []) for _ in TIERS]
@@ -266,7 +268,7 @@ class Line:
                 self.origin = Origin(marks, self.origin.offsets)
             return
         if raw is not None:
-            if not self._of_worker:
+            if not self._of_process:
                 return  # totals do not fall
             if restarted(raw, sample):
                 self._add_up(last, marks)
@@ -278,7 +280,7 @@ class Line:
             self._add_up(last, marks)
 
     def _same_process(self, marks: dict[str, float], row: array[int], last: array[int]) -> bool:
-        if not self._of_worker:
+        if not self._of_process:
             return False
         if any(marks.get(name, mark) != mark for name, mark in self.origin.marks.items()):
             return False
@@ -328,13 +330,26 @@ def _less(numbers: array[int], row: array[int]) -> array[int]:
 
 
 def moved(numbers: array[int], old: Layout, new: Layout, empty: int = ABSENT) -> array[int]:
-    """Numbers by one layout as another has them; a histogram of other bounds begins anew."""
+    """Numbers by one layout as another has them; a histogram begins anew that does not go on."""
     found = array("q", (empty,)) * new.width
     for part, where in old.index.items():
         if part in new.index:
             found[new.index[part]] = numbers[where]
+        elif isinstance(part, Buckets):
+            for buckets in new.histograms:
+                if buckets.continues(part):
+                    found[new.index[buckets]] = _spread(numbers[where], part, buckets, empty)
     names = [name for name, _ in new.gauges]
     for column, (name, _) in enumerate(old.gauges):
         there = new.gauges_at.start + names.index(name)
         found[there] = numbers[old.gauges_at.start + column]
     return found
+
+
+def _spread(numbers: array[int], old: Buckets, new: Buckets, empty: int) -> array[int]:
+    """A histogram's numbers by its wider bounds."""
+    counts = widened(list(accumulate(numbers[:-1])), old.bounds, new.bounds)
+    if ABSENT in numbers or counts is None:
+        return array("q", (empty,)) * new.width
+    each = [counts[0], *(above - below for below, above in pairwise(counts))]
+    return array("q", (*map(int, each), numbers[-1]))

@@ -66,7 +66,8 @@ class _Past:
         metrics = self._metrics()
         parts = list(self._parts())
         measured = [self._measured(metric, part, steps) for metric in metrics for part in parts]
-        told = marks(self._happenings, concerned_names(self._subject), since, until)
+        here = happenings(self._reader.connection, min(until, self._now), since)
+        told = marks(here, concerned_names(self._subject), since, until)
         return Answer(
             subject=self._subject,
             since=iso(since),
@@ -82,10 +83,10 @@ class _Past:
 
     def _metrics(self) -> list[Askable]:
         of_gpu = self._subject.startswith("gpu/")
-        rows = [askable(name) for name in self._question.metrics or usual(of_gpu)]
+        rows = [askable(name) for name in self._question.metrics or usual(self._subject)]
         for row in rows:
             if of_gpu and not row.of_gpus:
-                there = ", ".join(usual(True))
+                there = ", ".join(usual(self._subject))
                 raise InvalidInput(f"{row.name}: is not of a GPU; of one there are {there}")
             if row.of_gpus and not of_gpu:
                 raise InvalidInput(f'{row.name}: is of a GPU; ask for it by its index, "gpu/0"')
@@ -117,13 +118,15 @@ class _Past:
         yield _Part(None, self._subject, (self._span,))
         match self._question.by:
             case "worker":
-                if self._subject.startswith("gpu/"):
+                if self._subject.startswith(("gpu/", "gateway")):
                     raise InvalidInput(f"by worker: is of a model or fleet, not of {self._subject}")
                 found = workers_of(self._subject, self._reader.subjects())
-            case "model":
-                if self._subject != "fleet":
-                    raise InvalidInput(f"by model: is of the fleet, not of {self._subject}")
-                found = [s for s in self._reader.subjects() if s.startswith("model/")]
+            case "model" | "key" as by:
+                if self._subject != "gateway" and (by == "key" or self._subject != "fleet"):
+                    whose = "the gateway" if by == "key" else "the fleet or gateway"
+                    raise InvalidInput(f"by {by}: is of {whose}, not of {self._subject}")
+                begin = f"gateway/{by}/" if self._subject == "gateway" else "model/"
+                found = [s for s in self._reader.subjects() if s.startswith(begin)]
             case "revision":
                 yield from self._revisions()
                 return
@@ -131,7 +134,8 @@ class _Past:
                 return
         for subject in found:
             if self._look(subject, *self._span) is not None:
-                yield _Part(subject.partition("/")[2], subject, (self._span,))
+                label = subject.removeprefix("gateway/").partition("/")[2]
+                yield _Part(label, subject, (self._span,))
 
     def _revisions(self) -> Iterator[_Part]:
         model = model_of(self._subject)
@@ -223,7 +227,8 @@ class _Past:
             return {subject: metric.target}
         targets = self._targets(metric.name.removeprefix("slo:"), subject)
         if model_of(subject) is None:
-            return {f"model/{model}": target for model, target in targets.items()}
+            begin = "gateway/model" if subject == "gateway" else "model"
+            return {f"{begin}/{model}": target for model, target in targets.items()}
         own = next(iter(targets.values()), None)
         return {} if own is None else {subject: own}
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any, TypeVar
@@ -35,6 +35,8 @@ class Span:
     limit: int = 1000
     since: str | None = None
     """ISO 8601 UTC, as the rows have it."""
+    until: str | None = None
+    """The same of the other end, which belongs to the span."""
     level: str = LEVELS[0]
     """Only events of this level or above."""
     oldest: bool = False
@@ -46,6 +48,7 @@ class Span:
             row.seq > self.after
             and (self.before is None or row.seq < self.before)
             and (self.since is None or row.at >= self.since)
+            and (self.until is None or row.at <= self.until)
             and (not isinstance(row, Event) or row.level in levels_from(self.level))
         )
 
@@ -71,6 +74,44 @@ def read_events(connection: sqlite3.Connection, span: Span) -> list[Event]:
     """Events of a span, oldest first."""
     columns = "seq, at, level, subject, text, failure"
     return _read(connection, "events", columns, span, _event)
+
+
+def read_newest_states(
+    connection: sqlite3.Connection, until: str, words: Collection[str]
+) -> list[Event]:
+    """Of each subject the newest event by `until` whose text begins with one of the words.
+
+    Oldest first. A colon or comma may follow the word. SQLite looks through the rows, so that of a
+    hundred thousand events no more become objects than there are subjects.
+    """
+    word = "rtrim(substr(text, 1, instr(text || ' ', ' ') - 1), ':,')"
+    return _chosen(
+        connection,
+        f"SELECT max(seq) FROM events WHERE at <= ? AND {word} IN ({', '.join('?' * len(words))}) "
+        "GROUP BY subject",
+        (until, *words),
+    )
+
+
+def read_events_like(
+    connection: sqlite3.Connection, until: str, patterns: Sequence[str]
+) -> list[Event]:
+    """Events by `until` whose text matches one of the patterns of SQLite's GLOB, oldest first."""
+    like = " OR ".join(["text GLOB ?"] * len(patterns))
+    query = f"SELECT seq FROM events WHERE at <= ? AND ({like})"
+    return _chosen(connection, query, (until, *patterns))
+
+
+def _chosen(connection: sqlite3.Connection, numbers: str, values: tuple[str, ...]) -> list[Event]:
+    """The events whose numbers a query gives."""
+    if version_of(connection) == 0:
+        return []
+    rows = connection.execute(
+        "SELECT seq, at, level, subject, text, failure FROM events "
+        f"WHERE seq IN ({numbers}) ORDER BY seq",
+        values,
+    )
+    return [_event(row) for row in rows]
 
 
 def read_audit(connection: sqlite3.Connection, span: Span) -> list[AuditEntry]:
@@ -156,6 +197,9 @@ def _read(
     if span.since is not None:
         where.append("at >= ?")
         values.append(span.since)
+    if span.until is not None:
+        where.append("at <= ?")
+        values.append(span.until)
     if table == "events" and (levels := levels_from(span.level)) != LEVELS:
         where.append(f"level IN ({', '.join('?' * len(levels))})")
         values.extend(levels)

@@ -57,6 +57,9 @@ def step_up(
     for version in range(version_of(connection) + 1, len(steps) + 1):
         connection.execute("BEGIN IMMEDIATE")
         try:
+            if version_of(connection) >= version:  # another process was here first
+                connection.execute("ROLLBACK")
+                continue
             steps[version - 1](connection)
             connection.execute(f"PRAGMA application_id = {application_id}")
             connection.execute(f"PRAGMA user_version = {version}")

@@ -85,6 +85,13 @@ class Store:
         """
         self._taken.append(Taken(subject, sample, joins))
 
+    def begin(self, subject: str, sample: Sample) -> None:
+        """Keep what a subject was before it counted anything, if nothing was ever recorded of it.
+
+        The next sample has that to grow from.
+        """
+        self._taken.append(Taken(subject, sample, opening=True))
+
     def tick(self) -> None:
         """Hand over what was recorded since the last call."""
         now = self._clock()

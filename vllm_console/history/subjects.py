@@ -47,26 +47,30 @@ def resolve(name: str, subjects: Iterable[str], known: Known) -> str:
     """The subject that a name means: a model, an alias, a worker, "fleet", a GPU's index or UUID.
 
     What comes first in that list wins; "model/X", "worker/X" and "gpu/X" are never ambiguous.
+    "gateway" is all that the gateway counted, "gateway/X" what it did of model, alias or key X.
     Raises `NotFound` with the nearest name.
     """
     there = set(subjects) | {f"model/{model}" for model in known.models}
     aliases = {alias: model for model, names in known.models.items() for alias in names}
     for subject in (
-        name if name.startswith(("model/", "worker/", "gpu/")) else "",
+        name if name.startswith(("model/", "worker/", "gpu/", "gateway/")) else "",
         f"model/{name}",
         f"model/{aliases.get(name, '')}",
         f"worker/{name}",
+        *_of_gateway(name, aliases),
     ):
         if subject in there:
             return subject
     if name == "fleet":
         return name
+    if name.partition("/")[0] == "gateway":
+        return _not_of_gateway(name, there)
     return _gpu(name, there, known) or _unknown(name, there, aliases)
 
 
 def model_of(subject: str) -> str | None:
-    """The model of a model's or a worker's subject; `None` for the others."""
-    kind, _, name = subject.partition("/")
+    """The model of a model's or a worker's subject, by the gateway too; `None` for the others."""
+    kind, _, name = subject.removeprefix("gateway/").partition("/")
     if kind == "worker":
         return name.rpartition("-")[0]
     return name if kind == "model" else None
@@ -81,7 +85,7 @@ def workers_of(subject: str, subjects: Iterable[str]) -> list[str]:
 
 def worker_names(subject: str) -> re.Pattern[str]:
     """What the ids of a subject's workers look like."""
-    kind, _, name = subject.partition("/")
+    kind, _, name = subject.removeprefix("gateway/").partition("/")
     escaped = re.escape(name)
     return re.compile({"model": rf"{escaped}-\d+", "worker": escaped}.get(kind, r".+-\d+"))
 
@@ -92,6 +96,26 @@ def concerned_names(subject: str) -> re.Pattern[str]:
     if model is None:
         return re.compile(".*")
     return re.compile(rf"{re.escape(model)}|{worker_names(subject).pattern}")
+
+
+def _of_gateway(name: str, aliases: Mapping[str, str]) -> tuple[str, ...]:
+    """The subjects of the gateway that a name may mean, the likeliest first."""
+    head, _, rest = name.partition("/")
+    if head != "gateway":
+        return ()
+    if not rest:
+        return (name,)
+    return f"gateway/model/{aliases.get(rest, rest)}", f"gateway/key/{rest}"
+
+
+def _not_of_gateway(name: str, there: set[str]) -> str:
+    known = sorted(s.split("/", 2)[2] for s in there if s.startswith("gateway/"))
+    near = difflib.get_close_matches(name.rpartition("/")[2], known, n=1)
+    hint = f'did you mean "gateway/{near[0]}"?' if near else ""
+    if not near:
+        listed = ", ".join(f"gateway/{each}" for each in known[:5])
+        hint = f"there are {listed}" if known else "it has served no request yet"
+    raise NotFound(f'nothing is known of "{name}"; {hint}')
 
 
 def _gpu(name: str, there: set[str], known: Known) -> str | None:
@@ -105,7 +129,7 @@ def _gpu(name: str, there: set[str], known: Known) -> str | None:
 
 
 def _unknown(name: str, there: set[str], aliases: Mapping[str, str]) -> str:
-    plain = sorted(s.partition("/")[2] for s in there if "/" in s) + sorted(aliases)
+    plain = sorted(s.partition("/")[2] for s in there if s.count("/") == 1) + sorted(aliases)
     if _GPU_INDEX.fullmatch(name):
         uuids = [s for s in sorted(there) if s.startswith("gpu/")]
         hint = f"there are {', '.join(uuids) or 'none'} (an index needs a daemon that runs)"

@@ -233,10 +233,7 @@ class Pool:
             raise RequestTimedOut(f"{ask.label}: no connection within {allowed:g} s") from error
         except OSError as error:
             raise ConnectFailed(f"{ask.label}: {reason(error)}") from error
-        if not connection.lost:
-            self._open.add(connection)
-        if self._closed:
-            connection.abort()
+        self._opened(connection)
         return connection
 
     def _kept(self, address: _Address, idle_s: float) -> _Connection | None:
@@ -275,6 +272,13 @@ class Pool:
         if left:
             wait = max(0.01, min(left) - oldest)
             self._sweep = asyncio.get_running_loop().call_later(wait, self._close_unused)
+
+    def _opened(self, connection: _Connection) -> None:
+        """Counts the connection, and closes it where the pool closed meanwhile."""
+        if not connection.lost:
+            self._open.add(connection)
+        if self._closed:
+            connection.abort()
 
     def _lost(self, connection: _Connection) -> None:
         self._open.discard(connection)

@@ -68,14 +68,13 @@ class Origin:
         `head` is the request line and all headers with the empty line, `body` what they announce.
         `fresh` asks for a new connection. Raises nothing: what goes wrong, the taker is told.
         """
-        if self._idle and not fresh:
+        while self._idle and not fresh:
             line = self._idle.popitem()[0]
-            if time.monotonic() - line.idle_since <= SAFE_IDLE_S:
+            if line.usable(time.monotonic()):
                 line.kept = True
                 line.send(head, body, taker)
                 return line
             line.abort()
-            self.sweep(time.monotonic())
         line = Line(self)
         line.send(head, body, taker)
         task = asyncio.get_running_loop().create_task(self._dial(line))
@@ -86,7 +85,7 @@ class Origin:
     def sweep(self, now: float) -> None:
         """Closes what has been idle for too long at `now` (`time.monotonic()`)."""
         for line in list(self._idle):
-            if now - line.idle_since <= SAFE_IDLE_S:
+            if line.usable(now):
                 return
             del self._idle[line]
             line.abort()
@@ -156,6 +155,12 @@ class Line(asyncio.Protocol):
             transport.write(head)
             transport.write(body)
 
+    def usable(self, now: float) -> bool:
+        """Whether an unused connection may carry a request that must not be sent twice."""
+        transport = self._transport
+        fresh = now - self.idle_since <= SAFE_IDLE_S
+        return fresh and transport is not None and not transport.is_closing()
+
     def abort(self) -> None:
         """Hangs up at once; the taker is told nothing."""
         self._taker = None
@@ -174,14 +179,14 @@ class Line(asyncio.Protocol):
         """Stops reading, which slows the server down."""
         if not self._paused:
             self._paused = True
-            if self._transport is not None:
+            if self._transport is not None and not self._transport.is_closing():
                 self._transport.pause_reading()
 
     def resume(self) -> None:
         """Reads on."""
         if self._paused:
             self._paused = False
-            if self._transport is not None:
+            if self._transport is not None and not self._transport.is_closing():
                 self._transport.resume_reading()
 
     # What the transport calls.

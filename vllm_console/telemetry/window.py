@@ -10,6 +10,7 @@ from itertools import pairwise
 from typing import Any
 
 from vllm_console.snapshot import Quantiles, thin
+from vllm_console.telemetry.grid import widened
 from vllm_console.telemetry.sample import Sample
 
 POINT = 0.15
@@ -96,9 +97,15 @@ class Window:
     def _difference(self, name: str) -> tuple[tuple[float, ...], list[float]] | None:
         """Bounds, and cumulative bucket counts of the window alone."""
         old, new = self.old.histograms.get(name), self.new.histograms.get(name)
-        if old is None or new is None or old.bounds != new.bounds:
+        if old is None or new is None:
             return None
-        counts = [b - a for a, b in zip(old.counts, new.counts, strict=True)]
+        before = old.counts
+        if old.bounds != new.bounds:
+            wider = widened(before, old.bounds, new.bounds)
+            if wider is None:
+                return None
+            before = wider
+        counts = [b - a for a, b in zip(before, new.counts, strict=True)]
         return None if counts[-1] < 0 else (new.bounds, counts)
 
 

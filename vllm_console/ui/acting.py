@@ -15,7 +15,7 @@ from vllm_console.errors import ConsoleError
 from vllm_console.snapshot import Model
 from vllm_console.ui.board import Board
 from vllm_console.ui.messages import Answered
-from vllm_console.ui.pursuit import DOING, Pursuit, failure_of
+from vllm_console.ui.pursuit import DOING, FILE, FilePursuit, Pursuit, failure_of
 from vllm_console.ui.screens.confirm import Confirm
 from vllm_console.ui.source import Connect
 from vllm_console.ui.states import refusal
@@ -84,6 +84,8 @@ class Acting(App[None]):
         if why := self.refused:
             self.say("info", why)
             return
+        events = self.board.snapshot.events if self.board.snapshot else ()
+        self.board.pursued[FILE] = FilePursuit(max((event.seq for event in events), default=0))
         self.say("info", "applying the fleet file …")
         self._run("apply", "apply", digest=digest, wait=False)
 
@@ -110,13 +112,13 @@ class Acting(App[None]):
             self.post_message(Answered("crit", f"{title}: {error}", model))
         else:
             doing = DOING.get(verb, verb)
-            text = f"{doing} {model}: accepted" if model else f"{doing}: accepted, events tell"
+            text = f"{doing} {model or 'the fleet file'}: accepted"
             self.post_message(Answered("ok", text, model))
 
     def on_answered(self, message: Answered) -> None:
         """The daemon's answer, one line; what it refused is followed no further."""
-        if message.level == "crit" and message.model is not None:
-            self.board.pursued.pop(message.model, None)
+        if message.level == "crit":
+            self.board.pursued.pop(message.model or FILE, None)
         self.say(message.level, message.text)
         self.paint()
 

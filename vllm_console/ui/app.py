@@ -8,6 +8,9 @@ from pathlib import Path
 
 from vllm_console.ui.source import FleetClient, Reader
 
+THEME = "VLLM_CONSOLE_THEME"
+"""The environment's name for the theme to begin with, where no option gives one."""
+
 
 def run_console(
     connect: Callable[[], FleetClient],
@@ -32,7 +35,7 @@ def run_console(
     # The daemon's first answer travels while Textual is imported.
     reader.start()
     try:
-        from vllm_console.ui.console import Console, checked_theme
+        from vllm_console.ui.console import Console
         from vllm_console.ui.panel_files import PanelFiles
         from vllm_console.ui.panels import load_panels
         from vllm_console.ui.plain import few_characters
@@ -43,7 +46,7 @@ def run_console(
             reader=reader,
             panels=load_panels(panels),
             panel_files=PanelFiles(panels),
-            theme_name=checked_theme(theme or usual(os.environ)),
+            theme_name=theme or os.environ.get(THEME) or usual(os.environ),
             readonly=readonly,
             refresh_s=refresh_s,
             ascii_only=few_characters(os.environ) if ascii_only is None else ascii_only,

@@ -35,6 +35,13 @@ class Application(Protocol):
     def view(self) -> View:
         """What the blocks draw now."""
 
+    @property
+    def own_themes(self) -> list[str]:
+        """The names of the user's own themes."""
+
+    def choose_theme(self, name: str) -> None:
+        """Draw with another theme from now on, or say what is wrong with its file."""
+
     def paint(self) -> Any:
         """Draw the newest view on the screen on top."""
 

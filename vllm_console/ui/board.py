@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 from datetime import tzinfo
 
 from vllm_console.snapshot import Alert, Snapshot
-from vllm_console.ui.pursuit import Pursuit
+from vllm_console.ui.pursuit import FilePursuit, Pursuit
 from vllm_console.ui.source import Series
 from vllm_console.ui.travel import Past
 from vllm_console.ui.trends import Trends
@@ -31,8 +31,8 @@ class Board:
         self.selected: str | None = None
         self.filter = ""
         self.paused = False
-        self.pursued: dict[str, Pursuit] = {}
-        """The newest command of each model that has not come to its end."""
+        self.pursued: dict[str, Pursuit | FilePursuit] = {}
+        """The newest command of each model, and of the fleet file, that has not come to its end."""
         self._acknowledged: frozenset[Alert] = frozenset()
         self._arrived = 0.0
 

@@ -5,31 +5,37 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from datetime import tzinfo
+from pathlib import Path
 from typing import ClassVar
 
 from textual import events
 from textual.binding import Binding
 from textual.filter import LineFilter
+from textual.theme import Theme
 
 from vllm_console.errors import InvalidInput
 from vllm_console.snapshot import Snapshot
 from vllm_console.ui import theme
 from vllm_console.ui.board import Board
 from vllm_console.ui.messages import PanelsChanged, Sampled
-from vllm_console.ui.palette import ConsoleCommands
+from vllm_console.ui.palette import ConsoleCommands, ThemeCommands
 from vllm_console.ui.panel_files import PanelFiles
 from vllm_console.ui.panels import PanelSpec, load_panels
 from vllm_console.ui.plain import AsciiOnly
+from vllm_console.ui.screens import STYLES, import_all
 from vllm_console.ui.screens.dashboard import Dashboard
 from vllm_console.ui.screens.painted import Painted
 from vllm_console.ui.source import Connect, Reader
 from vllm_console.ui.theme import Inks
+from vllm_console.ui.theme_files import chosen, own_names, themes_dir
 from vllm_console.ui.travelling import Travelling
 from vllm_console.ui.view import View
 
 UNSEEN_S = 5.0
 """Seconds between two paints while the terminal says that it is not in front."""
 _NOTICE_S = 8.0
+_WARM_AFTER_S = 0.5
+"""Seconds from the first frame until the other screens are made ready."""
 
 
 class Console(Travelling):
@@ -41,7 +47,7 @@ class Console(Travelling):
 
     TITLE = "vllm-console"
     COMMAND_PALETTE_BINDING = "ctrl+p"
-    COMMANDS: ClassVar = {ConsoleCommands}
+    COMMANDS: ClassVar = {ConsoleCommands, ThemeCommands}
     CSS_PATH = "screens/dashboard.tcss"
     """The first screen's styles stand here: Textual loads no style sheet of a default screen."""
 
@@ -54,6 +60,7 @@ class Console(Travelling):
         reader: Reader | None = None,
         panels: Sequence[PanelSpec] | None = None,
         theme_name: str = theme.DEFAULT,
+        themes: Path | None = None,
         readonly: bool = False,
         refresh_s: float = 1.0,
         clock: Callable[[], float] = time.monotonic,
@@ -65,9 +72,9 @@ class Console(Travelling):
         ascii_only: bool = False,
     ) -> None:
         super().__init__()
-        for ours in theme.OURS:
-            self.register_theme(ours)
-        self.theme = theme_name
+        self._inks: tuple[str, Inks] | None = None
+        self._themes = themes or themes_dir()
+        self._use_theme(chosen(theme_name, self._themes))
         self.readonly = readonly
         self._ascii_only = ascii_only
         self.board = Board(zone, recorded)
@@ -83,7 +90,29 @@ class Console(Travelling):
         self._painted = float("-inf")
         self._said = float("-inf")
         self._in_front = True
-        self._inks: tuple[str, Inks] | None = None
+
+    @property
+    def own_themes(self) -> list[str]:
+        """The names of the user's own themes."""
+        return own_names(self._themes)
+
+    def choose_theme(self, name: str) -> None:
+        """Draw with another theme from now on, or say what is wrong with its file."""
+        try:
+            self._use_theme(chosen(name, self._themes))
+        except InvalidInput as error:
+            self.say("crit", str(error))
+            return
+        self.say("ok", f"theme {name}; --theme {name} begins with it")
+        self.call_after_refresh(self.paint)
+
+    def _use_theme(self, found: Theme) -> None:
+        """A file may have been edited since it was read: the same name is another theme then."""
+        self.register_theme(found)
+        if self.theme == found.name:
+            self._watch_theme(found.name)
+        self._inks = None
+        self.theme = found.name
 
     def get_theme_variable_defaults(self) -> dict[str, str]:
         """Inks and hues for a theme that is not ours."""
@@ -119,6 +148,23 @@ class Console(Travelling):
             self._panel_files.start(self._panels_told)
         if self.ticking:
             self.set_interval(1.0, self.tick)
+            self.set_timer(_WARM_AFTER_S, self.warm)
+
+    def warm(self) -> None:
+        """Make the other screens ready while nobody waits, so that the first key is no slower."""
+
+        def work() -> None:
+            import_all()
+            self.call_from_thread(self._read_styles)
+
+        self.run_worker(work, name="screens", group="screens", thread=True)
+
+    def _read_styles(self) -> None:
+        """Their style sheets; no widget that is there now has a rule in them."""
+        fresh = [path for path in STYLES if not self.stylesheet.has_source(str(path), "")]
+        if fresh:
+            self.stylesheet.read_all(fresh)
+            self.stylesheet.reparse()
 
     def _notified(self) -> None:
         """Called in the reader's thread."""
@@ -202,17 +248,3 @@ class Console(Travelling):
         self._said = self.clock()
         for screen in self._painted_screens:
             screen.say(level, text)
-
-
-def checked_theme(name: str | None) -> str:
-    """The name of a theme that exists; raises `InvalidInput` for any other."""
-    from textual.theme import BUILTIN_THEMES
-
-    known = [*(ours.name for ours in theme.OURS), *BUILTIN_THEMES]
-    if name is None or name in known:
-        return name or theme.DEFAULT
-    import difflib
-
-    near = difflib.get_close_matches(name, known, n=1)
-    hint = f'did you mean "{near[0]}"?' if near else "one of " + ", ".join(known)
-    raise InvalidInput(f'no theme "{name}"; {hint}')

@@ -45,7 +45,7 @@ class Lines(Widget):
         self._view = View()
         self._rows: list[Row] | None = None
         self._strips: list[Strip | None] = []
-        self._drawn_for: tuple[int, int, str] | None = None
+        self._drawn_for: tuple[int, int, int] | None = None
 
     def draw(self, view: View, width: int, height: int) -> list[Row]:
         """The rows to show."""
@@ -84,8 +84,8 @@ class Lines(Widget):
         )
 
     @property
-    def _key(self) -> tuple[int, int, str]:
-        return (*self.size, self.app.theme)
+    def _key(self) -> tuple[int, int, int]:
+        return (*self.size, id(self._inks))
 
     @property
     def _inks(self) -> Inks:

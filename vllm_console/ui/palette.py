@@ -9,6 +9,8 @@ from textual.command import DiscoveryHit, Hit, Hits, Provider
 
 from vllm_console.ui.application import Application, application
 from vllm_console.ui.states import refusal
+from vllm_console.ui.theme import OURS
+from vllm_console.ui.theme_files import SHIPPED
 
 Command = tuple[str, str, Callable[[], object]]
 """Name, what it does, how."""
@@ -20,6 +22,7 @@ _MEANS = {
     "sleep": "take its weights off the GPU",
     "wake": "bring it back",
 }
+_COLOURS = "draw in these colours"
 _SHOWS = {
     "details": "settings, environment, timeline and log of its worker",
     "log": "what its worker writes",
@@ -70,3 +73,28 @@ class ConsoleCommands(Provider):
             score = matcher.match(name)
             if score > 0:
                 yield Hit(score, matcher.highlight(name), run, help=means)
+
+
+class ThemeCommands(Provider):
+    """Every theme by its name; while nothing is typed, the user's own and ours."""
+
+    @property
+    def _own(self) -> list[str]:
+        return application(self.screen).own_themes
+
+    def _choice(self, name: str) -> Callable[[], object]:
+        return partial(application(self.screen).choose_theme, name)
+
+    async def discover(self) -> Hits:
+        """The user's own and ours."""
+        for name in [*self._own, *(ours.name for ours in OURS)]:
+            yield DiscoveryHit(f"theme {name}", self._choice(name), help=_COLOURS)
+
+    async def search(self, query: str) -> Hits:
+        """Those that match, the best first."""
+        matcher = self.matcher(query)
+        for name in [*self._own, *SHIPPED]:
+            score = matcher.match(f"theme {name}")
+            if score > 0:
+                title = matcher.highlight(f"theme {name}")
+                yield Hit(score, title, self._choice(name), help=_COLOURS)

@@ -17,7 +17,6 @@ room = 40                             # only in a panel of at least so many rows
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,6 +24,7 @@ from typing import Any
 
 from vllm_console.errors import InvalidInput
 from vllm_console.ui.blocks import BLOCKS
+from vllm_console.ui.mistakes import Mistake, known_keys, line_of, no_such, read_toml
 from vllm_console.ui.view import Limit
 
 NAMES = ("engines", "performance", "batching", "scaling")
@@ -66,12 +66,6 @@ class PanelSpec:
     """Why the file cannot be used, with its name and line; the panel shows this instead."""
 
 
-class _Mistake(Exception):
-    def __init__(self, text: str, line: int | None) -> None:
-        super().__init__(text)
-        self.line = line
-
-
 def packaged() -> Path:
     """The folder of the panel files that come with the console, installed or in a checkout."""
     package = Path(__file__).resolve().parent.parent
@@ -109,20 +103,10 @@ def read_panel(path: Path) -> PanelSpec:
     """One panel file; what is wrong with it ends up in `problem`."""
     name = path.stem
     try:
-        text = path.read_text(encoding="utf-8")
-        data = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        said, _, where = str(error).partition(" (at line ")
-        place = f"{path}:{where.partition(',')[0]}" if where else str(path)
-        return _broken(name, f"{place}: {said}")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
-        return _broken(name, f"{path} cannot be read: {reason}")
-    try:
-        return _panel(name, data, text.splitlines())
-    except _Mistake as mistake:
-        place = f"{path}:{mistake.line}" if mistake.line else str(path)
-        return _broken(name, f"{place}: {mistake}")
+        data, lines = read_toml(path)
+        return _panel(name, data, lines)
+    except Mistake as mistake:
+        return _broken(name, mistake.at(path))
 
 
 def _broken(name: str, problem: str) -> PanelSpec:
@@ -134,31 +118,31 @@ def _usual_hue(name: str) -> str:
 
 
 def _panel(name: str, data: Mapping[str, Any], lines: list[str]) -> PanelSpec:
-    _known_keys(data, ("title", "hue", "limits", "blocks"), lines, 0)
+    known_keys(data, ("title", "hue", "limits", "blocks"), lines, 0)
     title = data.get("title", name)
     if not isinstance(title, str):
-        raise _Mistake("title must be text", _line(lines, 0, "title"))
+        raise Mistake("title must be text", line_of(lines, 0, "title"))
     hue = data.get("hue", _usual_hue(name))
     if hue not in NAMES:
-        raise _Mistake(_no_such("hue", hue, NAMES), _line(lines, 0, "hue"))
+        raise Mistake(no_such("hue", hue, NAMES), line_of(lines, 0, "hue"))
     limits: dict[str, Limit] = {}
     raw = data.get("limits", {})
     if not isinstance(raw, dict):
-        raise _Mistake("limits must be tables: [limits.kv_cache_usage]", _line(lines, 0, "limits"))
+        raise Mistake("limits must be tables: [limits.kv_cache_usage]", line_of(lines, 0, "limits"))
     for key, value in raw.items():
-        start = _line(lines, 0, f"[limits.{key}]") or 1
+        start = line_of(lines, 0, f"[limits.{key}]") or 1
         if key not in LIMITS:
-            raise _Mistake(_no_such("limit", key, LIMITS), start)
+            raise Mistake(no_such("limit", key, LIMITS), start)
         if not isinstance(value, dict):
-            raise _Mistake(f"limits.{key} must be a table with warn and crit", start)
-        _known_keys(value, ("warn", "crit"), lines, start)
+            raise Mistake(f"limits.{key} must be a table with warn and crit", start)
+        known_keys(value, ("warn", "crit"), lines, start)
         for end, number in value.items():
             if isinstance(number, bool) or not isinstance(number, (int, float)):
-                raise _Mistake(f"limits.{key}.{end} must be a number", _line(lines, start, end))
+                raise Mistake(f"limits.{key}.{end} must be a number", line_of(lines, start, end))
         limits[key] = Limit(value.get("warn"), value.get("crit"))
     raw_blocks = data.get("blocks", [])
     if not isinstance(raw_blocks, list) or not raw_blocks:
-        raise _Mistake("it lists no blocks: [[blocks]]", _line(lines, 0, "blocks"))
+        raise Mistake("it lists no blocks: [[blocks]]", line_of(lines, 0, "blocks"))
     starts = [i + 1 for i, line in enumerate(lines) if line.split("#")[0].strip() == "[[blocks]]"]
     starts += [0] * (len(raw_blocks) - len(starts))
     blocks = tuple(_placed(b, lines, at) for b, at in zip(raw_blocks, starts, strict=False))
@@ -167,35 +151,35 @@ def _panel(name: str, data: Mapping[str, Any], lines: list[str]) -> PanelSpec:
 
 def _placed(data: Any, lines: list[str], start: int) -> Placed:
     if not isinstance(data, dict):
-        raise _Mistake("a block must be a table: [[blocks]]", start or None)
-    _known_keys(data, ("block", "height", "min", "max", "at", "keep", "room"), lines, start)
+        raise Mistake("a block must be a table: [[blocks]]", start or None)
+    known_keys(data, ("block", "height", "min", "max", "at", "keep", "room"), lines, start)
     block = data.get("block")
     if block is None:
-        raise _Mistake('a block has no name: block = "models"', start or None)
+        raise Mistake('a block has no name: block = "models"', start or None)
     if block not in BLOCKS:
-        raise _Mistake(_no_such("block", block, BLOCKS), _line(lines, start, "block"))
+        raise Mistake(no_such("block", block, BLOCKS), line_of(lines, start, "block"))
 
     def whole(key: str, default: int, most: int = 10_000) -> int:
         value = data.get(key, default)
         if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= most:
-            raise _Mistake(
-                f"{key} must be a whole number from 0 to {most}", _line(lines, start, key)
+            raise Mistake(
+                f"{key} must be a whole number from 0 to {most}", line_of(lines, start, key)
             )
         return value
 
-    rows, share = _height(data.get("height", "auto"), block, _line(lines, start, "height"))
+    rows, share = _height(data.get("height", "auto"), block, line_of(lines, start, "height"))
     at = data.get("at", list(LAYOUTS))
     if not isinstance(at, list) or not at:
-        raise _Mistake('at must be a list: at = ["row", "grid"]', _line(lines, start, "at"))
+        raise Mistake('at must be a list: at = ["row", "grid"]', line_of(lines, start, "at"))
     for layout in at:
         if layout not in LAYOUTS:
-            raise _Mistake(_no_such("layout", layout, LAYOUTS), _line(lines, start, "at"))
+            raise Mistake(no_such("layout", layout, LAYOUTS), line_of(lines, start, "at"))
     return Placed(
         block,
         rows,
         share,
         whole("min", rows or (4 if share else 2)),
-        _most(data.get("max"), _line(lines, start, "max")),
+        _most(data.get("max"), line_of(lines, start, "max")),
         tuple(at),
         whole("keep", 5, 9),
         whole("room", 0),
@@ -208,11 +192,11 @@ def _height(value: Any, block: str, line: int | None) -> tuple[int | None, int]:
         return value, 0
     if value == "auto":
         if BLOCKS[block].ask is None:
-            raise _Mistake(f'the block {block} has no height of its own: height = 5 or "1fr"', line)
+            raise Mistake(f'the block {block} has no height of its own: height = 5 or "1fr"', line)
         return None, 0
     if isinstance(value, str) and value.endswith("fr") and value[:-2].isdigit() and int(value[:-2]):
         return None, int(value[:-2])
-    raise _Mistake('height must be a number of rows, "auto" or "1fr"', line)
+    raise Mistake('height must be a number of rows, "auto" or "1fr"', line)
 
 
 def _most(value: Any, line: int | None) -> int | float | None:
@@ -220,29 +204,4 @@ def _most(value: Any, line: int | None) -> int | float | None:
         return value
     if isinstance(value, str) and value.endswith("%") and value[:-1].isdigit():
         return int(value[:-1]) / 100
-    raise _Mistake('max must be a number of rows or a share of the panel such as "45%"', line)
-
-
-def _known_keys(
-    data: Mapping[str, Any], known: tuple[str, ...], lines: list[str], start: int
-) -> None:
-    for key in data:
-        if key not in known:
-            raise _Mistake(_no_such("key", key, known), _line(lines, start, key))
-
-
-def _no_such(what: str, word: Any, known: Any) -> str:
-    import difflib
-
-    near = difflib.get_close_matches(str(word), [str(k) for k in known], n=1)
-    ask = f'did you mean "{near[0]}"?' if near else "one of " + ", ".join(known)
-    return f'no {what} "{word}"; {ask}'
-
-
-def _line(lines: list[str], start: int, key: str) -> int | None:
-    """The number of the first line after `start` that sets `key` or is that table's header."""
-    for number, line in enumerate(lines[start:], start + 1):
-        bare = line.strip()
-        if bare.startswith(key) and (key.startswith("[") or bare[len(key) :].lstrip()[:1] in "=."):
-            return number
-    return start or None
+    raise Mistake('max must be a number of rows or a share of the panel such as "45%"', line)

@@ -18,6 +18,9 @@ DOING = {
     "apply": "applying",
 }
 """What each verb does, as the line says it."""
+_APPLIED = "fleet file applied"
+FILE = ""
+"""The key of the fleet file's pursuit, beside those of models."""
 
 
 @dataclass(slots=True)
@@ -52,6 +55,24 @@ class Pursuit:
             "wake": model.state == "ready",
         }
         return ("ok", _done(self.verb, model)) if done.get(self.verb, True) else None
+
+
+@dataclass(slots=True)
+class FilePursuit:
+    """An accepted plan of the fleet file, followed to the event that says what came of it."""
+
+    after: int
+    """The newest event when the key was pressed."""
+    verb: str = "apply"
+
+    def outcome(self, snapshot: Snapshot) -> tuple[str, str] | None:
+        """Level and line once an event tells; `None` until then."""
+        for event in reversed(snapshot.events):
+            if event.seq <= self.after or event.subject not in ("fleet", "daemon"):
+                continue
+            if event.text.startswith(_APPLIED) or event.level in ("warn", "crit"):
+                return event.level, event.text
+        return None
 
 
 def failure_of(model: Model) -> Failure | None:

@@ -7,6 +7,7 @@ One hue a panel for identity; green, amber and red only for state. Text comes in
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import lru_cache
 
 from rich.style import Style
@@ -24,6 +25,8 @@ _LEAST_CONTRAST = 4.5
 """Between any text and its background (WCAG 2.2, 1.4.3)."""
 _LEAST_SHADE = "0.24"
 """How far the darkest shade of a hue lies from the background towards the hue."""
+_DARK = 0.18
+"""Relative luminance of a background below which white reads better on it than black (WCAG 2.2)."""
 _EDGE = 0.38
 """How far a border lies from the background towards its panel's hue."""
 
@@ -117,6 +120,40 @@ def derived(theme: Theme) -> dict[str, str]:
         variables[f"hue-{panel}"] = hue
         variables[f"edge-{panel}"] = _blend(background, hue, _EDGE)
     return variables
+
+
+COLOURS: Mapping[str, str] = {
+    **{name: name for name in ("foreground", "background", "surface", "panel")},
+    "ok": "success", "warn": "warning", "crit": "error",
+    **{name: f"ink-{name}" for name in ("value", "label", "dim", "track", "select")},
+    **{name: f"hue-{name}" for name in PANELS},
+}  # fmt: skip
+"""What a theme of a user's own may set, and where it stands in a theme."""
+
+
+def tinted(name: str, base: Theme, colours: Mapping[str, str]) -> Theme:
+    """A theme with some colours, by the names of `COLOURS`, in place of another's.
+
+    Where a new foreground or background comes without inks of its own, they are derived from it.
+    """
+    named = {COLOURS[key]: colour for key, colour in colours.items()}
+    ground = Color.parse(named.get("background") or base.background or NIGHT.background or "")
+    made = replace(base, name=name, dark=_luminance(ground) < _DARK, variables={})
+    for key in named:
+        if not key.startswith(("ink-", "hue-")):
+            setattr(made, key, named[key])
+    derive = not base.variables.keys() >= {"ink-value"} or {"foreground", "background"} & set(named)
+    variables = {**base.variables, **(derived(made) if derive else {})}
+    variables |= {key: value for key, value in named.items() if key.startswith(("ink-", "hue-"))}
+    if derive:  # the hues of a theme of ours were chosen for its ground
+        variables |= {
+            f"hue-{p}": base.variables[f"hue-{p}"]
+            for p in PANELS
+            if f"hue-{p}" in base.variables and f"hue-{p}" not in named
+        }
+    variables |= {f"edge-{p}": _blend(ground.hex, variables[f"hue-{p}"], _EDGE) for p in PANELS}
+    made.variables = variables
+    return made
 
 
 class Inks(dict[str, Style]):

@@ -27,6 +27,8 @@ class Limit:
 
 
 NO_LIMIT = Limit()
+NOT_RECORDED = "not recorded"
+"""What stands in a stored picture where the daemon tells something of now alone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +72,11 @@ class View:
     def limit(self, name: str) -> Limit:
         """A threshold of the panel file."""
         return self.limits.get(name, NO_LIMIT)
+
+    @property
+    def stored(self) -> bool:
+        """Whether the picture was made of what is recorded, which is less than what is seen now."""
+        return self.past or self.recorded is not None
 
     @property
     def entries(self) -> list[Entry]:

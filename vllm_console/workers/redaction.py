@@ -13,6 +13,7 @@ _NAMES = (
 _VALUE = r"\[[^\]]*\]|'[^']*'|\"[^\"]*\"|[^\s,;)}\]]+"
 _SECRETS = (
     re.compile(r"()\b(?:hf_|sk-|gh[opsu]_|nvapi-|AKIA)[A-Za-z0-9_-]{6,}"),
+    re.compile(r"()(?<![\w-])vc-[A-Za-z0-9_-]{43}(?![\w-])"),
     re.compile(r"(?i)(\bauthorization['\"]?\s*[:=]\s*['\"]?(?:(?:bearer|basic)\s+)?)[^\s'\",}]+"),
     re.compile(r"(?i)(\bbearer\s+)[A-Za-z0-9._~+/=-]{6,}"),
     re.compile(r"(://[^/\s:@]+:)[^/\s@]+(?=@)"),

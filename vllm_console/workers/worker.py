@@ -28,7 +28,7 @@ from vllm_console.workers.launch import (
 from vllm_console.workers.lifecycle import Action, Life, Tree
 from vllm_console.workers.redaction import redact
 from vllm_console.workers.startup import STAGES, Startup
-from vllm_console.workers.states import ENDED, Cause, State
+from vllm_console.workers.states import ENDED, SERVING, Cause, State
 
 LOOK_S = 0.05
 """Between two looks at the log of a starting worker, and two probes once vLLM says it serves."""
@@ -124,6 +124,13 @@ class Worker:
     def state(self) -> State:
         """Where it is in its life."""
         return self._life.state
+
+    @property
+    def serves(self) -> bool:
+        """It can be asked now: it is ready, or was when it was found and is just looked at again."""
+        life = self._life
+        found = life.state is State.STARTING and life.ready is not None and life.tree is Tree.ALIVE
+        return found or life.state in SERVING
 
     @property
     def engine(self) -> snapshot.Engine:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import random
+import sqlite3
 from collections.abc import Iterator
 from datetime import UTC
 from pathlib import Path
@@ -10,12 +12,13 @@ from pathlib import Path
 import pytest
 
 from tests.unit.history.past import EPOCH, Past, sample
-from vllm_console.control.past import moment_of, snapshot_at, tier_at
+from vllm_console.control.past import _states, moment_of, snapshot_at, tier_at
 from vllm_console.errors import InvalidInput, NotFound
+from vllm_console.history import records
 from vllm_console.history.records import Revision, add_revisions
 from vllm_console.history.tiers import TIERS
 from vllm_console.history.when import iso
-from vllm_console.snapshot import Failure, Gpu, Load, Memory, Snapshot, to_json
+from vllm_console.snapshot import Event, Failure, Gpu, Load, Memory, Snapshot, to_json
 from vllm_console.telemetry.sample import Sample
 
 BROKEN = Failure("out-of-memory", "CUDA out of memory", "lower it", "t", 1)
@@ -90,6 +93,8 @@ def test_numbers_states_and_configuration_are_those_of_that_moment(past: Past) -
     assert (worker.id, worker.running) == ("m-1", 5)
     assert worker.elapsed_s == pytest.approx(25.3)
     assert worker.stale_s == pytest.approx(0.3, abs=0.01)
+    assert found.load.running == 5
+    assert found.load.latency.ttft_s == model.load.latency.ttft_s
     assert found.daemon.version == "0.1.0"
     assert found.daemon.uptime_s == pytest.approx(44.3)
 
@@ -187,3 +192,53 @@ def test_a_time_may_be_written_as_people_write_it() -> None:
         moment_of("2030-01-01", now)
     with pytest.raises(InvalidInput, match='not a time: "tea"'):
         moment_of("tea", now)
+
+
+def say_only(past: Past, events: list[Event]) -> None:
+    """Make these the only events of the file."""
+    rows = [(e.seq, e.at, e.level, e.subject, e.text, None) for e in events]
+    past.connection.execute("DELETE FROM events")
+    past.connection.executemany("INSERT INTO events VALUES (?, ?, ?, ?, ?, ?)", rows)
+
+
+def test_a_long_history_is_told_by_the_same_rules_as_a_short_one(past: Past) -> None:
+    of_workers = [
+        "starting", "ready in 3 s", "import", "draining, 2 left", "stopped", "adopted, pid 3",
+        "was gone when the daemon started, no exit code", "was slow", "ended, exit code 1: oom",
+        "ended while no daemon ran (exit code 1)", "stalled: no step", "failed, port-taken: 8000",
+        "ready-made",
+    ]  # fmt: skip
+    of_others = [
+        "revision 2 serves", "revision 2 did not become ready (x); revision 1 serves", "down",
+        "daemon 0.2.0 started", "the machine was rebooted, lost m-1, m-3", "applied",
+    ]  # fmt: skip
+    chance = random.Random(5)
+    told = []
+    for number in range(1, 401):
+        subject = chance.choice(["m-1", "m-2", "m-3", "n-1", "fleet", "m", "n"])
+        text = chance.choice(of_workers if "-" in subject else of_others)
+        told.append(Event(number, iso(EPOCH + 0.4 * number), "info", subject, text))
+    say_only(past, told)
+    for moment in range(2, 160, 3):
+        found = at(past, moment)
+        by_then = [event for event in told if event.at <= found.at]
+        states = {name: worker.state for name, worker in _states(by_then).items()}
+        assert states == {w.id: w.state for model in found.models for w in model.workers}
+        assert [e.seq for e in found.events] == [e.seq for e in by_then[:-51:-1]]
+        last = [e for e in by_then if e.subject == "fleet" and e.text[:4] in ("down", "daem")]
+        assert found.daemon.running == (bool(last) and last[-1].text != "down")
+
+
+def test_of_many_events_few_become_objects(past: Past, monkeypatch: pytest.MonkeyPatch) -> None:
+    told = [Event(n, iso(EPOCH + n / 100), "info", "m-1", "starting") for n in range(1, 5001)]
+    say_only(past, told)
+    made: list[int] = []
+    event_of = records._event
+
+    def counted(row: sqlite3.Row) -> Event:
+        made.append(row["seq"])
+        return event_of(row)
+
+    monkeypatch.setattr(records, "_event", counted)
+    assert at(past, 60).models[0].state == "starting"
+    assert len(made) < 200

@@ -261,7 +261,10 @@ ONE_PROBLEM = [
         "models.m.options.kv_transfer_config: would put a secret on a command line",
     ),
     # the gateway, and options the console owns
-    ("[gateway]\nhost = '0.0.0.0'", 'fleet.toml:2: gateway.host: "0.0.0.0" is open to other'),
+    (
+        "[gateway]\nkeys.anonymous = { env = 'K' }",
+        "fleet.toml:2: gateway.keys.anonymous: cannot be the name of a key",
+    ),
     (M + "options.port = 1", "fleet.toml:3: models.m.options.port: belongs to the console"),
     (M + "options.api_key = 'x'", "clients' keys go to [gateway.keys]"),
     (M + "options.ssl_keyfile = 'x'", "TLS belongs in front of [gateway]"),
@@ -280,6 +283,7 @@ def test_a_mistake_is_one_line_with_its_place(tmp_path: Path, text: str, said: s
 
 
 GOOD = [
+    "[gateway]\nhost = '0.0.0.0'",
     "[gateway]\nhost = '0.0.0.0'\nallow_anonymous = true",
     "[gateway]\nhost = '::1'",
     M + "gpus = 4\noptions = { tensor_parallel_size = 2, data_parallel_size = 2 }",
@@ -359,3 +363,21 @@ def test_the_fleet_file_is_found_here_or_in_the_configuration(
     assert find_fleet(None, environ) == home / "fleet.toml"
     (tmp_path / "fleet.toml").touch()
     assert find_fleet(None, environ) == tmp_path / "fleet.toml"
+
+
+@pytest.mark.parametrize(
+    ("said", "served"),
+    [
+        ("", True),
+        ("host = 'localhost'", True),
+        ("host = '[::1]'", True),
+        ("host = '0.0.0.0'", False),
+        ("host = 'box.example'", False),
+        ("host = '0.0.0.0'\nallow_anonymous = true", True),
+        ("allow_anonymous = false", False),
+    ],
+)
+def test_requests_without_a_key_are_served_unasked_only_to_this_machine(
+    tmp_path: Path, said: str, served: bool
+) -> None:
+    assert load(tmp_path, f"[gateway]\n{said}\n").gateway.anonymous is served

@@ -87,7 +87,9 @@ def test_names_that_only_look_alike_are_no_secrets(name: str) -> None:
 def test_tokens_are_known_by_their_shape() -> None:
     assert is_token_shaped(VALUE)
     assert is_token_shaped("Bearer sk-" + "a" * 20)
+    assert is_token_shaped(f"key=vc-{'a-_9' * 10}abc")
     assert not is_token_shaped("hf_transfer")
+    assert not is_token_shaped(f"svc-{'a' * 43}")
 
 
 def test_the_key_of_a_watched_server_is_read_where_it_lies_and_kept_by_reference(

@@ -76,7 +76,7 @@ def test_all_that_is_stored_can_be_asked_for() -> None:
         assert row.meaning.endswith((".", "…"))
         if ":" not in name:
             assert askable(name) is row
-    assert all(askable(name).of_gpus for name in usual(of_gpu=True))
+    assert all(askable(name).of_gpus for name in usual("gpu/GPU-1"))
 
 
 def test_short_and_long_names_and_parts_mean_the_same() -> None:

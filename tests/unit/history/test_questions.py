@@ -309,7 +309,7 @@ def test_workers_and_models_are_told_apart(past: Past) -> None:
     assert all(len(each.steps) == 2 for each in found.measured)
     found = ask(past, "fleet", 50, 100, metrics=["generation_tokens"], by="model")
     assert [each.part for each in found.measured] == [None, "m"]
-    with pytest.raises(InvalidInput, match="by model: is of the fleet, not of model/m"):
+    with pytest.raises(InvalidInput, match="by model: is of the fleet or gateway, not of model/m"):
         ask(past, "m", 50, 100, by="model")
     with pytest.raises(InvalidInput, match="by revision: is of a model or worker, not of fleet"):
         ask(past, "fleet", 50, 100, by="revision")

@@ -20,6 +20,8 @@ from vllm_console.history.records import (
     add_revisions,
     read_audit,
     read_events,
+    read_events_like,
+    read_newest_states,
     read_revisions,
 )
 from vllm_console.history.schema import step_up
@@ -112,6 +114,28 @@ def test_a_span_means_the_same_rows_in_the_file_and_in_memory(
 def test_since_is_a_time(connection: sqlite3.Connection) -> None:
     add_events(connection, [event(1, at=now(timedelta(hours=3))), event(2, at=now())])
     assert [e.seq for e in read_events(connection, Span(since=now(timedelta(hours=2))))] == [2]
+
+
+def test_until_is_a_time_that_belongs_to_the_span(connection: sqlite3.Connection) -> None:
+    then = now(timedelta(hours=3))
+    told = [event(1, at=then), event(2, at=now())]
+    add_events(connection, told)
+    span = Span(until=then)
+    assert read_events(connection, span) == [e for e in told if span.holds(e)] == told[:1]
+
+
+def test_the_newest_states_and_what_is_like_a_pattern(connection: sqlite3.Connection) -> None:
+    at = now()
+    texts = ["ready: a", "ready, b", "readying", "READY", "x ready", "down", "ready"]
+    told = [Event(n, at, "ok", "a-1", text) for n, text in enumerate(texts, 1)]
+    told += [Event(8, at, "ok", "b-1", "ready"), Event(9, "9999", "ok", "b-1", "ready")]
+    add_events(connection, told)
+    until = now()
+    assert [e.seq for e in read_newest_states(connection, until, ("ready", "down"))] == [7, 8]
+    assert [e.seq for e in read_newest_states(connection, until, ["down"])] == [6]
+    assert [e.seq for e in read_events_like(connection, until, ["ready*", "down"])] == [
+        1, 2, 3, 6, 7, 8
+    ]  # fmt: skip
 
 
 def test_the_oldest_go_as_new_ones_come(

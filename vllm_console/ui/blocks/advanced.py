@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from vllm_console.snapshot import Model
-from vllm_console.ui.format import NONE, percent
+from vllm_console.ui.format import NONE, count, percent
 from vllm_console.ui.rows import Row, Span, cell, clip, half_widths, head, known, pair, stack
 from vllm_console.ui.view import View
 
@@ -20,8 +20,8 @@ _TIERS = ("host", "disk", "p2p")
 
 
 def ask(view: View, width: int, height: int) -> int:
-    """A title, the bar and its legend, two rows of facts."""
-    return 5
+    """A title, the bar and its legend, two rows of facts; one more behind a gateway."""
+    return 5 + (view.model is not None and view.model.balancing is not None)
 
 
 def draw(view: View, width: int, height: int) -> list[Row]:
@@ -30,7 +30,6 @@ def draw(view: View, width: int, height: int) -> list[Row]:
     if load is None or model is None:
         return []
     one, two = half_widths(width)
-    limit = model.batching.limit if model.batching.policy in ("adaptive", "predictive") else None
     return [
         head(
             "cache hits",
@@ -41,12 +40,22 @@ def draw(view: View, width: int, height: int) -> list[Row]:
         ),
         *_sources(model, width),
         pair(cell("preload", *_preload(model), one), cell("LoRA", *_lora(model), two), width),
-        pair(
-            cell("balance", model.balancing or NONE, "", "value", one),
-            cell("adaptive", NONE if limit is None else str(limit), "", "value", two),
-            width,
-        ),
+        *_reached(model, width),
     ][:height]
+
+
+def _reached(model: Model, width: int) -> list[Row]:
+    """How requests are spread, what is with its workers, and the limit that moves."""
+    one, two = half_widths(width)
+    limit = model.batching.limit if model.batching.policy in ("adaptive", "predictive") else None
+    adaptive = cell("adaptive", NONE if limit is None else str(limit), "", "value", two)
+    if model.balancing is None:
+        return [pair(cell("balance", NONE, "", "value", one), adaptive, width)]
+    policy = model.balancing
+    while len(policy) > width - len("balance ") and ", " in policy:
+        policy = policy.rpartition(", ")[0]
+    in_flight = cell("in flight", count(model.in_flight), "", "value", one)
+    return [cell("balance", policy, "", "value", width), pair(in_flight, adaptive, width)]
 
 
 def _rate(label: str, ratio: float | None) -> list[Span]:

@@ -6,7 +6,7 @@ from vllm_console.insight.definitions import DEFINITIONS
 from vllm_console.snapshot import Limits, Model
 from vllm_console.ui.format import age, percent
 from vllm_console.ui.rows import Row, Span, head, meter, quiet, wrap
-from vllm_console.ui.view import View
+from vllm_console.ui.view import NOT_RECORDED, View
 
 LABELS = {
     "kv-memory": "KV memory",
@@ -44,6 +44,7 @@ def draw(view: View, width: int, height: int) -> list[Row]:
     title = head("bottlenecks", width, *_now(limits))
     if not limits.shares:
         why = ("no sample in the last 5 min", "") if view.sampled else view.idle
+        why = (NOT_RECORDED, "") if view.sampled and view.stored else why
         return [title, *quiet(width, max(0, min(height, 3) - 1), *why)]
     meaning = _meaning(model, width) if height >= _TELLS else []
     room = max(1, height - 1 - len(meaning))

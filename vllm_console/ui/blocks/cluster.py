@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from vllm_console.snapshot import Gpu, Snapshot
 from vllm_console.ui.format import NONE, count, percent
-from vllm_console.ui.rows import Row, Span, half_widths, head, level, pair, spread
+from vllm_console.ui.rows import Row, Span, half_widths, head, known, level, pair, spread
 from vllm_console.ui.view import View
 
 
 def draw(view: View, width: int, height: int) -> list[Row]:
-    """Nodes and those with a worker, load and free GPUs, workers and the host's own business."""
+    """Nodes and those with a worker, load and free GPUs, workers and the host's own business.
+
+    Which process was on which GPU is not recorded: of the past, nodes and free GPUs are unknown.
+    """
     snapshot = view.snapshot
     if snapshot is None:
         return []
@@ -20,21 +23,22 @@ def draw(view: View, width: int, height: int) -> list[Row]:
     share = load_of(snapshot)
     limit = view.limit("load")
     load = (percent(share), level(share, limit.warn, limit.crit))
-    free, of = len(free_gpus(snapshot)), len(snapshot.gpus)
+    of = len(snapshot.gpus)
+    here = NONE if view.stored else f"{len(active)}/{count(len(nodes))}"
+    free = NONE if view.stored or not of else str(len(free_gpus(snapshot)))
     host = snapshot.host
     used = host.memory_used_bytes if host else None
     total = host.memory_total_bytes if host else None
     rows = [
         head("cluster", width, (_load_words(snapshot), "dim")),
         pair(
-            _cell("nodes", (f"{len(active)}/{count(len(nodes))}", "value"), "active", one),
+            _cell("nodes", known(here), "active", one),
             _cell("load", load, "%" if share is not None else "", two),
             width,
         ),
         pair(
             _cell("workers", (f"{ready}", "value"), f"of {wanted}", one),
-            _cell("GPU free", (f"{free}" if of else NONE, "value" if of else "dim"),
-                  f"of {of}" if of else "", two),
+            _cell("GPU free", known(free), f"of {of}" if of else "", two),
             width,
         ),
     ]  # fmt: skip

@@ -101,7 +101,7 @@ def _holders(gpu: Gpu) -> list[_Holder]:
 
 
 def _single(view: View, gpus: Sequence[Gpu], width: int, spare: int) -> list[Row]:
-    hot_and_power, counted = width >= 34, width >= _COUNTED_FROM
+    hot_and_power, counted = width >= 34, width >= _COUNTED_FROM and not view.stored
     tail = 5 + 9 + (10 if hot_and_power else 0) + (5 if counted else 0)
     number = 3 if len(gpus) < 100 else 4
     size = width - number - tail

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections import Counter
 
+from vllm_console.snapshot import STARTS
+from vllm_console.ui.blocks.gateway import address
 from vllm_console.ui.format import age, clock, count, date_and_clock, gib, tokens
 from vllm_console.ui.rows import Row, clip, known, length
 from vllm_console.ui.states import GROUPS, look
@@ -19,14 +21,16 @@ def draw(view: View, width: int, height: int) -> list[Row]:
         text = f"▲ {view.lost}" if view.lost else "connecting …"
         return [_joined(name, [], [(text, "warn!" if view.lost else "label")], width)]
     name += [("  ", ""), (snapshot.fleet, "label")]
-    for words, queue, rate, hardware in (
-        (True, True, True, True),
-        (False, True, True, True),
-        (False, True, True, False),
-        (False, False, True, False),
-        (False, False, False, False),
+    for endpoint, words, queue, rate, hardware in (
+        (True, True, True, True, True),
+        (True, False, True, True, True),
+        (False, False, True, True, True),
+        (False, False, True, True, False),
+        (False, False, False, True, False),
+        (False, False, False, False, False),
     ):
-        left, right = _left(view, name, words), _right(view, queue, rate, hardware)
+        named = [*name, *_endpoint(view)] if endpoint else name
+        left, right = _left(view, named, words), _right(view, queue, rate, hardware)
         if length(left) + length(right) + 3 <= width:
             break
     return [_joined(left, [], right, width)]
@@ -37,6 +41,17 @@ def _joined(left: Row, middle: Row, right: Row, width: int) -> Row:
     left = clip(left, max(0, width - length(right) - 1))
     gap = width - length(left) - length(middle) - length(right)
     return [*left, *middle, (" " * gap, ""), *right]
+
+
+def _endpoint(view: View) -> Row:
+    """Where clients ask; how it stands with the gateway while it cannot be asked."""
+    assert view.snapshot is not None
+    gateway = view.snapshot.gateway
+    if gateway.running and gateway.url:
+        return [(" at ", "dim"), (address(gateway.url), "label")]
+    if gateway.reason == STARTS:
+        return [("  ◐ ", "warn!"), ("gateway starts", "label")]
+    return []
 
 
 def _left(view: View, name: Row, words: bool) -> Row:

@@ -49,7 +49,7 @@ def _status(view: View) -> list[Span]:
     if view.lost:
         return [("▲ ", "warn!"), ("no daemon", "text")]
     now = alerts(view)
-    if not now and view.past:
+    if not now and view.stored:
         return [(NONE, "dim")]
     if not now:
         return [("● ", "ok"), ("healthy", "text")]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from vllm_console.snapshot import Batching, StepTime
 from vllm_console.ui.format import age, count, sig3
 from vllm_console.ui.rows import Row, clip, cut, head, meter, wrap
-from vllm_console.ui.view import View
+from vllm_console.ui.view import NOT_RECORDED, View
 
 _GLYPHS = {"warn": ("▲", "warn!"), "info": ("↑", "batching!"), "ok": ("●", "ok")}
 
@@ -20,8 +20,8 @@ def draw(view: View, width: int, height: int) -> list[Row]:
     model = view.model
     if model is None:
         return []
-    if view.past:
-        return [head("insights", width), [("of now only: nobody records them", "dim")]][:height]
+    if view.stored:
+        return [head("insights", width), [(NOT_RECORDED, "dim")]][:height]
     found = model.batching
     rows = [_head(found, width)]
     if found.samples < found.enough:

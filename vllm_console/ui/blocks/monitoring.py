@@ -7,7 +7,7 @@ from vllm_console.ui.blocks.alert_line import alerts
 from vllm_console.ui.format import age, count
 from vllm_console.ui.rows import Row, cell, clip, half_widths, head, meter, pair
 from vllm_console.ui.states import look
-from vllm_console.ui.view import View
+from vllm_console.ui.view import NOT_RECORDED, View
 
 _LABEL = 11
 
@@ -28,7 +28,7 @@ def draw(view: View, width: int, height: int) -> list[Row]:
     found = len(of_model(view, model))
     rows = [
         head("monitoring", width, *_health(model)),
-        _attained(model, width),
+        _attained(view, model, width),
         pair(
             cell("alerts", str(found), "", "warn!" if found else "value", one),
             cell("log errors", count(errors), "", "warn!" if errors else "value", two),
@@ -71,7 +71,7 @@ def _health(model: Model) -> Row:
     return [(shown.glyph + " ", shown.ink), (model.state, "text")]
 
 
-def _attained(model: Model, width: int) -> Row:
+def _attained(view: View, model: Model, width: int) -> Row:
     """The lowest attainment as a meter, amber below what the target asks for."""
     told = model.attainment
     share = told.overall
@@ -85,6 +85,7 @@ def _attained(model: Model, width: int) -> Row:
         aims = model.slo
         set_ = any((aims.ttft_p95_s, aims.itl_p95_s, aims.e2e_p95_s))
         why = "no request yet" if set_ else "no target in fleet.toml"
+        why = NOT_RECORDED if set_ and view.stored else why
         return [(label.ljust(_LABEL), "label"), *clip([(why, "dim")], width - _LABEL)]
     text = f"{share * 100:.1f}" if share < 0.9995 else "100"
     return [

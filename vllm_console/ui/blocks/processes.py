@@ -35,6 +35,7 @@ def draw(view: View, width: int, height: int) -> list[Row]:
     for worker in workers[start : start + height - 1]:
         shown = look(worker.state)
         number, unit = uptime(worker.elapsed_s if shown.group == "ready" else None)
+        restarts = NONE if view.stored else str(worker.restarts)
         cores = NONE if worker.cpu is None else sig3(worker.cpu)
         rows.append(
             [
@@ -44,7 +45,7 @@ def draw(view: View, width: int, height: int) -> list[Row]:
                 (right(gib(worker.rss_bytes), 6), "dim" if worker.rss_bytes is None else "value"),
                 (right(number, 7 - len(unit) - 1 if unit else 7), "label" if unit else "dim"),
                 (f" {unit}" if unit else "", "dim"),
-                (right(str(worker.restarts), 2), "warn!" if worker.restarts else "dim"),
+                (right(restarts, 2), "warn!" if worker.restarts else "dim"),
             ]
         )
     return rows

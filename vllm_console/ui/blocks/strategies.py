@@ -13,7 +13,7 @@ _LATER = ("adaptive", "predictive")
 
 def ask(view: View, width: int, height: int) -> int:
     """A header, a row a model, and what this version lacks; nothing for the past: not recorded."""
-    models = view.snapshot.models if view.snapshot and not view.past else ()
+    models = view.snapshot.models if view.snapshot and not view.stored else ()
     return 2 + len(models) if models else 0
 
 

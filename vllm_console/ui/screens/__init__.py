@@ -2,9 +2,20 @@
 
 from __future__ import annotations
 
+from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 from textual.screen import Screen
+
+STYLES = sorted(Path(__file__).parent.glob("*.tcss"))
+_LATER = ("help", "worker", "events", "history", "plan", "fleet_file", "definitions")
+
+
+def import_all() -> None:
+    """Import the screens that a key may open, which the first frame does not wait for."""
+    for name in _LATER:
+        import_module(f"{__name__}.{name}")
 
 
 def opened(what: str, key: str | None) -> Screen[Any] | None:

@@ -7,12 +7,12 @@ from typing import ClassVar
 from textual import events
 from textual.app import ComposeResult
 from textual.binding import Binding
-from textual.screen import ModalScreen
 
 from vllm_console.looks import FleetFile
 from vllm_console.ui.application import application
 from vllm_console.ui.lines import Lines
 from vllm_console.ui.rows import Row, clip
+from vllm_console.ui.screens.modal import Modal
 from vllm_console.ui.view import View
 
 _SIGNS = {"add": ("+", "ok!"), "remove": ("-", "crit!"), "restart": ("~", "warn!")}
@@ -42,10 +42,9 @@ def draw(found: FleetFile, width: int) -> list[Row]:
     return [*(clip(row, width) for row in rows), [], keys]
 
 
-class Agree(ModalScreen[None]):
+class Agree(Modal):
     """Asks once about one plan; what was shown is what is carried out."""
 
-    CSS_PATH = "modal.tcss"
     BINDINGS: ClassVar = [
         Binding("y", "yes", "yes"),
         Binding("n,escape,enter,q", "dismiss", "no"),

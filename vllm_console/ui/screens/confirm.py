@@ -7,13 +7,13 @@ from typing import ClassVar
 from textual import events
 from textual.app import ComposeResult
 from textual.binding import Binding
-from textual.screen import ModalScreen
 
 from vllm_console.snapshot import Model
 from vllm_console.ui.application import application
 from vllm_console.ui.format import count
 from vllm_console.ui.lines import Lines
 from vllm_console.ui.rows import Row, wrap
+from vllm_console.ui.screens.modal import Modal
 from vllm_console.ui.view import View
 
 
@@ -35,10 +35,9 @@ def consequence(verb: str, model: Model, to: int | None = None) -> str:
     return f"{flight}; its {workers} workers drain, then {then}"
 
 
-class Confirm(ModalScreen[None]):
+class Confirm(Modal):
     """Asks once about one verb and one model."""
 
-    CSS_PATH = "modal.tcss"
     BINDINGS: ClassVar = [
         Binding("y", "yes", "yes"),
         Binding("n,escape,enter,q", "dismiss", "no"),

@@ -9,18 +9,17 @@ from textual import events
 from textual.app import ComposeResult
 from textual.binding import Binding
 from textual.containers import VerticalScroll
-from textual.screen import ModalScreen
 
 from vllm_console.ui.blocks import definitions
 from vllm_console.ui.lines import Lines
 from vllm_console.ui.rows import Row
+from vllm_console.ui.screens.modal import Modal
 from vllm_console.ui.view import View
 
 
-class Definitions(ModalScreen[None]):
+class Definitions(Modal):
     """One box, as wide as it may be read and as tall as there is room."""
 
-    CSS_PATH = "modal.tcss"
     AUTO_FOCUS = "VerticalScroll"
     BINDINGS: ClassVar = [
         Binding("escape,question_mark,q,enter", "dismiss", "close"),

@@ -6,13 +6,14 @@ from typing import ClassVar
 
 from textual.app import ComposeResult
 from textual.binding import Binding
-from textual.screen import ModalScreen, Screen
+from textual.screen import Screen
 
 from vllm_console.ui.application import application
 from vllm_console.ui.key_line import live_keys
 from vllm_console.ui.lines import Lines
 from vllm_console.ui.panel import Panel
 from vllm_console.ui.rows import Row, beside, clip, length
+from vllm_console.ui.screens.modal import Modal
 from vllm_console.ui.states import GROUPS
 from vllm_console.ui.view import View
 
@@ -67,10 +68,9 @@ def _signs(column: int) -> list[Row]:
     return [*rows, [], [*dim, ("too few requests for a steady P95 or P99", "label")]]
 
 
-class Help(ModalScreen[None]):
+class Help(Modal):
     """The help box: as tall as what it holds, or scrolled."""
 
-    CSS_PATH = "modal.tcss"
     BINDINGS: ClassVar = [
         Binding("escape,q,enter", "dismiss", "close"),
         Binding("down,j", "scroll(1)", "down"),

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from textual.binding import Binding
+from textual.reactive import Reactive
 from textual.screen import Screen
+from textual.widget import Widget
 
 from vllm_console.ui.application import Application, application
 from vllm_console.ui.blocks.key_line import Notice
@@ -54,6 +56,9 @@ SCREENS = (
 
 class Painted(Screen[None]):
     """A screen that draws the newest view."""
+
+    focused: Reactive[Widget | None] = Reactive(None, repaint=False)
+    """What has the keys. Both widgets draw themselves when it changes; the rest stays as it is."""
 
     def paint(self, view: View) -> None:
         """Bring every widget up to date with the view."""

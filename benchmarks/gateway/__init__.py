@@ -1,0 +1,1 @@
+"""What the gateway costs beside others, and what becomes of it under attack."""
