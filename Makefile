@@ -6,7 +6,7 @@ BIN := .venv/bin
 export VLLM_CONSOLE_ENGINES ?= $(CURDIR)/.engines
 export UV_PROJECT_ENVIRONMENT := $(CURDIR)/.venv
 
-.PHONY: demo test check shots bench bench-history faults setup engine clean help
+.PHONY: demo test check shots bench bench-gateway bench-history faults setup engine clean help
 
 help:            ## what there is to make
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -47,6 +47,14 @@ bench-history: setup engine     ## what history costs and how fast it answers (A
 	$(BIN)/python -m benchmarks.history $(ARGS)
 	$(BIN)/python -m benchmarks.history.questions $(ARGS)
 	$(BIN)/python benchmarks/real_percentiles.py
+
+bench-gateway: setup engine     ## the gateway beside other routers, under faults, on real vLLM
+	$(BIN)/python -m benchmarks.gateway $(ARGS)
+	$(BIN)/python -m benchmarks.gateway.streams
+	$(BIN)/python -m benchmarks.gateway.priority
+	$(BIN)/python -m benchmarks.gateway.chaos
+	$(BIN)/python -m benchmarks.gateway.fuzz
+	$(BIN)/python -m benchmarks.gateway.real
 
 engine: setup
 	@$(BIN)/vllm-console engines install cpu

@@ -6,7 +6,7 @@ import contextlib
 import re
 import subprocess
 import urllib.request
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 
@@ -56,32 +56,42 @@ class Workers:
     def counted(self) -> dict[str, int]:
         """Sums of what the workers that run count: `fake_requests_total` and others."""
         sums: dict[str, int] = {}
-        for text in map(self._metrics, self._running):
+        for text in map(_metrics, self._running):
             for name, value in _COUNTED.findall(text):
                 sums[name] = sums.get(name, 0) + int(value)
         return sums
 
     def running(self) -> int:
         """Requests that run or wait in the workers now."""
-        return sum(
-            int(count) for port in self._running for count in _RUNNING.findall(self._metrics(port))
-        )
+        return sum(map(running_at, self._running))
 
-    def went_on(self, left: Mapping[str, int], within_s: float) -> tuple[int, float]:
-        """How many requests ran on after their client had left, and the p99 of how long, in ms.
+    @property
+    def logs(self) -> list[Path]:
+        """What they wrote down, a file a worker."""
+        return [self._root / f"worker-{port}.log" for port in self.ports]
 
-        `left` is when each client left, monotonic nanoseconds, by the user of its request.
-        """
-        ends: dict[str, int] = {}
-        for port in self.ports:
-            for line in (self._root / f"worker-{port}.log").read_text().splitlines():
-                with contextlib.suppress(ValueError):  # a line that a kill cut short
-                    user, _, at, _ = line.split(" ")
-                    ends[user] = max(ends.get(user, 0), int(at))
-        after_ms = sorted((ends[user] - at) / 1e6 for user, at in left.items() if user in ends)
-        late = sum(took > within_s * 1000 for took in after_ms)
-        return late, after_ms[int(0.99 * (len(after_ms) - 1))] if after_ms else 0.0
 
-    def _metrics(self, port: int) -> str:
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=5.0) as answer:
-            return str(answer.read(), "utf-8")
+def running_at(port: int) -> int:
+    """Requests that run or wait in the worker of this port; raises `OSError` without one."""
+    return sum(map(int, _RUNNING.findall(_metrics(port))))
+
+
+def ran_on(logs: Iterable[Path], left: Mapping[str, int], within_s: float) -> tuple[int, float]:
+    """How many requests ran on after their client had left, and the p99 of how long, in ms.
+
+    `left` is when each client left, monotonic nanoseconds, by the user of its request.
+    """
+    ends: dict[str, int] = {}
+    for log in logs:
+        for line in log.read_text(errors="replace").splitlines():
+            with contextlib.suppress(ValueError):  # another line, or one that a kill cut short
+                user, _, at, _ = line.split(" ")
+                ends[user] = max(ends.get(user, 0), int(at))
+    after_ms = sorted((ends[user] - at) / 1e6 for user, at in left.items() if user in ends)
+    late = sum(took > within_s * 1000 for took in after_ms)
+    return late, after_ms[int(0.99 * (len(after_ms) - 1))] if after_ms else 0.0
+
+
+def _metrics(port: int) -> str:
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=5.0) as answer:
+        return str(answer.read(), "utf-8")

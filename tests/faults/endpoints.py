@@ -20,6 +20,7 @@ from vllm_console.fleet.find import locate
 from vllm_console.fleet.load import load_fleet
 from vllm_console.gateway.place import is_held, read_record
 from vllm_console.launchers.processes import send
+from vllm_console.snapshot import Alert
 from vllm_console.workers.shim import process
 
 ANY_PORT = "port = 0\n"
@@ -115,6 +116,16 @@ async def asked(url: str, name: str = "one", tokens: int = 3) -> tuple[int, byte
             connection.close()
 
     return await asyncio.get_running_loop().run_in_executor(_CLIENTS, once)
+
+
+async def alerted(daemon: Daemon, count: int = 1) -> list[Alert]:
+    """The gateway's alerts, once there are so many."""
+
+    def found() -> list[Alert]:
+        return [alert for alert in daemon.snapshot().alerts if alert.subject == "gateway"]
+
+    await until(lambda: len(found()) == count)
+    return found()
 
 
 @dataclass

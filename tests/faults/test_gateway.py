@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import os
-import shutil
 import signal
 import socket
-import ssl
+import subprocess
+import sys
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
@@ -18,6 +18,7 @@ from tests.faults.endpoints import (
     PIECE,
     Crowd,
     Fronted,
+    alerted,
     ask,
     asked,
     connected,
@@ -26,14 +27,14 @@ from tests.faults.endpoints import (
     url_of,
 )
 from tests.faults.test_daemon import MANUAL, ONE, QUICK_ONE, QUICK_TWO, TWO, events, model, until
-from vllm_console.control.daemon import Daemon
+from vllm_console.control.client import Client
 from vllm_console.errors import ConsoleError
+from vllm_console.fleet.find import Place, locate
 from vllm_console.gateway.place import is_held
-from vllm_console.snapshot import Alert
+from vllm_console.snapshot import Alert, Gateway
 from vllm_console.workers.shim import process
 from vllm_console.workers.states import State
 
-TLS = Path(__file__).with_name("tls")
 FAST = QUICK_ONE + "fake_step_s = 0.005\n"
 TWO_WORKERS = "scale = { min = 2, max = 2 }\n"
 
@@ -261,16 +262,6 @@ def test_a_port_that_somebody_else_has_costs_the_fleet_nothing(
     asyncio.run(played())
 
 
-async def alerted(daemon: Daemon, count: int = 1) -> list[Alert]:
-    """The gateway's alerts, once there are so many."""
-
-    def found() -> list[Alert]:
-        return [alert for alert in daemon.snapshot().alerts if alert.subject == "gateway"]
-
-    await until(lambda: len(found()) == count)
-    return found()
-
-
 def test_another_address_in_the_fleet_file_moves_it_and_old_connections_finish(
     play: Callable[[Scenario], None],
 ) -> None:
@@ -419,98 +410,72 @@ def test_a_second_gateway_on_the_same_place_takes_over_and_is_adopted(
     play(scenario)
 
 
-def test_a_certificate_is_served_and_a_changed_one_taken_up(
-    tmp_path: Path, fake_engine: Path
-) -> None:
-    def use(name: str) -> None:
-        for kind in ("cert", "key"):
-            shutil.copy(TLS / f"{name}.{kind}", tmp_path / kind)
+def verb(place: Place, *words: str) -> int:
+    """Run a verb of the command line as a person would; its exit code."""
+    command = [sys.executable, "-m", "vllm_console", *words, "--fleet", str(place.fleet_file)]
+    command += ["--state-dir", str(place.state_dir)]
+    return subprocess.run(command, check=False, timeout=90, capture_output=True).returncode
 
-    def served(url: str) -> str | None:
-        """Whose certificate a new connection is shown: of the two there are, or nobody's."""
-        host, _, port = url.removeprefix("https://").rpartition(":")
-        for name in ("one", "two"):
-            trusted = ssl.create_default_context(cafile=TLS / f"{name}.cert")
-            try:
-                with socket.create_connection((host, int(port)), timeout=10) as plain:
-                    trusted.wrap_socket(plain, server_hostname=host).close()
-            except ssl.SSLCertVerificationError:
-                continue
-            return name
-        return None
 
-    async def scenario(fleet: Fronted) -> None:
-        daemon = await fleet.serving(ONE + QUICK_ONE)
-        url, pid = url_of(daemon), pid_of(daemon)
-        assert await asyncio.to_thread(served, url) == "one"
-        use("two")
+def test_a_daemon_killed_under_load_costs_no_request(tmp_path: Path, fake_engine: Path) -> None:
+    fleet = Fronted(tmp_path, fake_engine)
+    fleet.write(ONE + FAST)
+    place = locate(fleet.file, tmp_path / "state")
+    client = Client(place.socket)
+
+    async def gateway_of(client: Client) -> Gateway:
         async with asyncio.timeout(20):
-            while await asyncio.to_thread(served, url) != "two":  # noqa: ASYNC110
-                await asyncio.sleep(0.2)
-        assert pid_of(daemon) == pid
+            while True:
+                snapshot = await asyncio.to_thread(client.snapshot)
+                if snapshot.gateway.running and snapshot.models[0].ready:
+                    return snapshot.gateway
+                await asyncio.sleep(0.02)
 
-    async def played() -> None:
-        use("one")
-        fleet = Fronted(tmp_path, fake_engine, 'port = 0\ntls_cert = "cert"\ntls_key = "key"\n')
-        try:
-            await asyncio.wait_for(scenario(fleet), 60)
-        finally:
-            await fleet.end()
+    async def scenario() -> None:
+        await asyncio.to_thread(verb, place, "up", "-d")
+        before = await gateway_of(client)
+        assert before.url is not None
+        crowd = Crowd(before.url)
+        crowd.start()
+        for _ in range(2):
+            await crowd.more(10)
+            daemon = int((place.state_dir / "daemon.lock").read_text())
+            kill(daemon)
+            await until(lambda pid=daemon: process(pid) is None)  # type: ignore[misc]
+            await crowd.more(10)
+            await asyncio.to_thread(verb, place, "up", "-d")
+            after = await gateway_of(client)
+            assert (after.pid, after.url) == (before.pid, before.url)
+        await crowd.more(10)
+        await crowd.stop()
+        assert crowd.wrong == []
 
-    asyncio.run(played())
+    async def limited() -> None:
+        await asyncio.wait_for(scenario(), 90)
+
+    try:
+        asyncio.run(limited())
+    finally:
+        verb(place, "down")
+    assert not is_held(place.gateway)
 
 
-def test_a_certificate_that_is_none_is_told_and_costs_no_worker(
+def test_a_gateway_that_is_left_alone_goes_down_with_a_fleet_that_has_no_daemon(
     tmp_path: Path, fake_engine: Path
 ) -> None:
-    async def scenario(fleet: Fronted) -> None:
-        daemon = await fleet.up(ONE + QUICK_ONE)
-        await until(lambda: model(daemon).ready == 1)
-        (alert,) = await alerted(daemon)
-        assert alert.level == "crit"
-        assert "no certificate and key to serve with" in alert.text
-        shutil.copy(TLS / "one.cert", tmp_path / "cert")
-        shutil.copy(TLS / "one.key", tmp_path / "key")
+    fleet = Fronted(tmp_path, fake_engine)
+    fleet.write(ONE + MANUAL)
+    place = locate(fleet.file, tmp_path / "state")
+
+    async def scenario() -> int:
+        daemon = await fleet.up()
         await until(lambda: daemon.snapshot().gateway.running)
-        assert url_of(daemon).startswith("https://")
+        pid = pid_of(daemon)
+        await daemon.close()
+        return pid
 
-    async def played() -> None:
-        fleet = Fronted(tmp_path, fake_engine, 'port = 0\ntls_cert = "cert"\ntls_key = "key"\n')
-        try:
-            await asyncio.wait_for(scenario(fleet), 60)
-        finally:
-            await fleet.end()
-
-    asyncio.run(played())
-
-
-def test_a_restart_with_a_broken_certificate_leaves_the_one_that_serves(
-    tmp_path: Path, fake_engine: Path
-) -> None:
-    async def scenario(fleet: Fronted) -> None:
-        daemon = await fleet.serving(ONE + QUICK_ONE)
-        url, pid = url_of(daemon), pid_of(daemon)
-        (tmp_path / "cert").write_text("no certificate")
-        fleet.gateway = 'port = 0\ntls_cert = "cert"\ntls_key = "cert"\n'
-        fleet.write(ONE + QUICK_ONE)
-        await daemon.command("apply", {})
-        (alert,) = await alerted(daemon)
-        assert alert.level == "warn"
-        assert alert.text.endswith(f"pid {pid} serves on as before")
-        assert await asked(url) == (200, PIECE * 3 + END)
-        with pytest.raises(ConsoleError, match="no certificate and key to serve with"):
-            await daemon.command("gateway-restart", {})
-        assert pid_of(daemon) == pid
-        fleet.gateway = "port = 0\n"
-        fleet.write(ONE + QUICK_ONE)
-        await daemon.command("apply", {})
-        assert await alerted(daemon, 0) == []
-
-    async def played() -> None:
-        fleet = Fronted(tmp_path, fake_engine)
-        try:
-            await asyncio.wait_for(scenario(fleet), 60)
-        finally:
-            await fleet.end()
-
-    asyncio.run(played())
+    pid = asyncio.run(scenario())
+    assert process(pid) is not None
+    assert verb(place, "down") == 0
+    assert process(pid) is None
+    assert verb(place, "down") == 3

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from tests.gateway.endpoint import CHAT, Endpoint, chat, model_of, request, run, until
 from tests.gateway.fake_worker import FakeWorker
 from vllm_console.gateway.keyring import Keyring
@@ -10,13 +12,17 @@ from vllm_console.history.account_rows import CREATED, KeyRow, Terms, hash_of
 SECRET = "vc-secret"
 
 
-def keyring(**terms: object) -> Keyring:
+def keyring_rows(**terms: Any) -> list[KeyRow]:
     row = KeyRow(
         id=1, name="ann", hash=hash_of(SECRET.encode()), shown="vc-secr", origin=CREATED,
-        created=0, revoked=None, last_used=None, terms=Terms(**terms),  # type: ignore[arg-type]
+        created=0, revoked=None, last_used=None, terms=Terms(**terms),
     )  # fmt: skip
+    return [row]
+
+
+def keyring(**terms: Any) -> Keyring:
     ring = Keyring()
-    ring.replace([row])
+    ring.replace(keyring_rows(**terms))
     return ring
 
 
@@ -168,5 +174,32 @@ def test_what_does_not_finish_in_time_is_told_so() -> None:
             await endpoint.task
             assert endpoint.settled
             assert len(endpoint.records) == 3
+
+    run(main())
+
+
+def test_each_request_of_a_connection_is_judged_by_its_own_headers() -> None:
+    async def main() -> None:
+        worker = await FakeWorker().start()
+        ring = keyring(max_class=0)
+        async with Endpoint(model_of(worker), keyring=ring, anonymous=False) as endpoint:
+            client = await endpoint.connect()
+            good = {"authorization": f"Bearer {SECRET}"}
+            for number in range(3):
+                sent = good | {"x-request-id": f"id-{number}", "x-trace": str(number)}
+                answer = await client.ask(chat(pad="x" * number), headers=sent)
+                assert answer.status == 200
+                assert answer.headers["x-request-id"] == f"id-{number}"
+                assert worker.seen[-1].headers["x-trace"] == str(number)
+                assert (await client.ask(chat(), headers=good)).status == 200
+                assert worker.seen[-1].headers["x-request-id"].startswith("vc-")
+            ring.replace([])
+            assert (await client.ask(chat(), headers=good)).status == 401
+            client = await endpoint.connect()
+            ring.replace(keyring_rows())
+            assert (await client.ask(chat(), headers=good)).status == 200
+            wrong = {"authorization": f"Bearer {SECRET}x"}
+            assert (await client.ask(chat(), headers=wrong)).status == 401
+            assert len(worker.seen) == 7
 
     run(main())

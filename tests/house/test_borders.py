@@ -69,3 +69,9 @@ def test_the_shim_needs_the_standard_library_alone() -> None:
     loaded = modules_after("import vllm_console.workers.shim")
     foreign = loaded - set(sys.stdlib_module_names) - {"vllm_console", "_virtualenv", ""}
     assert not {m for m in foreign if not m.startswith(("_", "sitecustomize", "usercustomize"))}
+
+
+def test_the_gateways_process_loads_nothing_heavy() -> None:
+    loaded = modules_after("import vllm_console.gateway.process")
+    assert not loaded & {*HEAVY, "psutil"}
+    assert {"uvicorn", "uvloop", "httptools", "msgspec"} <= loaded

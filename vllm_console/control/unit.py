@@ -110,12 +110,12 @@ def _installing(printing: Sequence[str], name: str, for_user: bool) -> list[str]
 
 def _secrets(fleet: Fleet) -> list[str]:
     """A place for the variables that hold secrets, which no unit may."""
-    needed = {
-        value.env: None
-        for model in fleet.models.values()
-        for value in model.env.values()
-        if isinstance(value, Secret) and value.env
-    }
+    models = fleet.models.values()
+    values = [
+        *(value for model in models for value in (*model.env.values(), model.api_key)),
+        *fleet.gateway.keys.values(),
+    ]
+    needed = {v.env: None for v in values if isinstance(v, Secret) and v.env}
     if not needed:
         return []
     names = ", ".join(needed)

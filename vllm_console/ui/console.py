@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import time
 from collections.abc import Callable, Sequence
 from datetime import tzinfo
@@ -156,6 +157,7 @@ class Console(Travelling):
         def work() -> None:
             import_all()
             self.call_from_thread(self._read_styles)
+            gc.freeze()  # what is there now stays; looking through it takes longer than a frame
 
         self.run_worker(work, name="screens", group="screens", thread=True)
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from vllm_console.control.unit import command, program_of, unit, unit_name
 from vllm_console.errors import InvalidInput
 from vllm_console.fleet.find import Place
-from vllm_console.fleet.model import Fleet, ModelConfig
+from vllm_console.fleet.model import Fleet, Gateway, ModelConfig
 from vllm_console.fleet.secrets import Secret
 
 PLACE = Place(Path("/etc/fleet.toml"), "lab", Path("/var/lib/lab"))
@@ -72,6 +72,14 @@ def test_a_system_unit_runs_as_its_user_and_a_user_unit_does_not() -> None:
     assert "network-online" not in mine
     assert "WantedBy=default.target" in mine
     assert "~/.config/systemd/user/vllm-console-lab.service" in mine
+
+
+def test_secrets_of_the_gateways_keys_and_of_watched_servers_are_named_too() -> None:
+    watched = ModelConfig(name="b", engine="attach", url="http://h:1", api_key=Secret(env="FAR"))
+    gateway = Gateway(keys={"ann": Secret(env="ANN"), "bob": Secret(file="bob")})
+    fleet = Fleet(name="lab", gateway=gateway, models={"a": MODEL, "b": watched})
+    text = unit(PLACE, fleet, ["/opt/c"], user="ada", environ=ENVIRON)
+    assert "# Secrets it needs (HF_TOKEN, FAR, ANN):" in text
 
 
 def test_no_secret_is_in_it_but_where_to_put_one() -> None:
