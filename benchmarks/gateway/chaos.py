@@ -4,8 +4,8 @@
 
 Clients hang up at random moments, fake workers are killed and started again, the gateway is
 restarted while it serves, daemons connect, send a table and are gone. With --fleet the gateway is
-that of a whole fleet: its daemon is killed and started again, its workers are killed under it. Every
-byte of an answer is known from its request, and the workers write down when each of theirs ended.
+that of a whole fleet: its daemon is killed and started again, its workers are killed under it.
+Every byte of an answer is known from its request, and workers write down when each request ended.
 Exit code 1 when an answer was lost without an error, a byte was wrong, or a request went on for a
 client that had gone.
 """
@@ -121,17 +121,17 @@ def _fleet(
 
 async def _kill_workers(workers: Workers, faults: Counter[str], chance: random.Random) -> None:
     while True:
-        await asyncio.sleep(chance.uniform(0.2, 1.0))
+        await asyncio.sleep(chance.uniform(0.1, 0.6))
         port = chance.choice(workers.ports)
         workers.kill(port)
         faults["workers killed"] += 1
-        await asyncio.sleep(chance.uniform(0.05, 1.0))
+        await asyncio.sleep(chance.uniform(0.02, 0.5))
         workers.start(port)
 
 
 async def _restart(gateway: Standalone, faults: Counter[str], chance: random.Random) -> None:
     while True:
-        await asyncio.sleep(chance.uniform(1.0, 3.0))
+        await asyncio.sleep(chance.uniform(0.5, 2.0))
         await asyncio.to_thread(gateway.start)
         faults["gateway restarts"] += 1
 

@@ -78,10 +78,10 @@ def drawn(seed: int, number: int) -> Ask:
     return Ask(
         user=f"c{seed}-{number}",
         stream=stream,
-        chunks=chance.randint(1, 60),
-        pace_us=chance.choice((0, 500, 2000, 5000)),
-        leaves_after_s=chance.uniform(0.0, 0.15) if by_time else None,
-        leaves_after_pieces=chance.randint(0, 8) if leaves and not by_time else None,
+        chunks=chance.randint(1, 100),
+        pace_us=chance.choice((0, 1000, 5000, 10_000)),
+        leaves_after_s=chance.uniform(0.0, 0.3) if by_time else None,
+        leaves_after_pieces=chance.randint(0, 20) if leaves and not by_time else None,
     )
 
 
@@ -183,7 +183,7 @@ async def _answer(seen: Seen, ask: Ask, connection: Connection, headers: Mapping
         except (ValueError, KeyError, TypeError):
             seen.lost.append(f"{ask.user}: HTTP {reply.status} without an error: {body[:80]!r}")
             return "lost"
-        return f"error told: {reply.status} {told['type']}"
+        return f"error told: {reply.status} {told['message']}"
     try:
         text, whole, error = _streamed(body) if ask.stream else _unary(body)
     except (ValueError, KeyError, TypeError, IndexError) as problem:

@@ -1,4 +1,4 @@
-"""A whole fleet of fake workers with its gateway, and what breaks it: daemons and workers killed."""
+"""A whole fleet of fake workers with its gateway; daemons and workers of it are killed."""
 
 from __future__ import annotations
 
@@ -49,6 +49,9 @@ class StormSite(Site):
 
     port = 0
     """Of its gateway."""
+
+    def __enter__(self) -> StormSite:
+        return self
 
     def whole(self) -> None:
         """Wait until daemon, workers and gateway are there."""
@@ -104,18 +107,18 @@ def breaking(
 
 async def _daemons(site: StormSite, faults: Counter[str], chance: random.Random) -> None:
     while True:
-        await asyncio.sleep(chance.uniform(0.5, 2.0))
+        await asyncio.sleep(chance.uniform(0.2, 1.0))
         with suppress(NotMet):  # one that is just starting
             await asyncio.to_thread(site.kill_daemon, signal.SIGKILL)
             faults["daemons killed"] += 1
-        await asyncio.sleep(chance.uniform(0.0, 1.0))
+        await asyncio.sleep(chance.uniform(0.0, 0.5))
         with suppress(NotMet):
             await asyncio.to_thread(site.up)
 
 
 async def _workers(site: StormSite, faults: Counter[str], chance: random.Random) -> None:
     while True:
-        await asyncio.sleep(chance.uniform(2.0, 5.0))
+        await asyncio.sleep(chance.uniform(1.0, 3.0))
         with suppress(ConsoleError, OSError):
             workers = await asyncio.to_thread(site.workers)
             ready = [name for name, worker in workers.items() if worker.state == "ready"]

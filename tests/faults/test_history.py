@@ -89,7 +89,8 @@ def _killed_after(path: Path, count: int) -> int:
 @pytest.fixture
 def place(tmp_path: Path) -> Iterator[Place]:
     """A fleet whose one model cannot be started; whatever daemon it has is ended afterwards."""
-    model = '[models.m]\nsource = "x/y"\nengine = "/nonexistent"\nautostart = false\n'
+    model = '[gateway]\nenabled = false\n[models.m]\nsource = "x/y"\n'
+    model += 'engine = "/nonexistent"\nautostart = false\n'
     (tmp_path / "fleet.toml").write_text('[fleet]\nname = "t"\n' + model)
     found = locate(tmp_path / "fleet.toml", tmp_path / "state")
     yield found

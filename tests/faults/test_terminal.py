@@ -90,7 +90,8 @@ def place(tmp_path: Path, fake_engine: Path) -> Iterator[Place]:
     """A fleet of one fake worker under a daemon of its own."""
     file = tmp_path / "fleet.toml"
     file.write_text(
-        f'[fleet]\nname = "lab"\n[defaults]\nengine = "{fake_engine}"\ndrain_timeout = "1s"\n'
+        '[fleet]\nname = "lab"\n[gateway]\nport = 0\n'
+        f'[defaults]\nengine = "{fake_engine}"\ndrain_timeout = "1s"\n'
         '[models.one]\nsource = "fake/model"\nautostart = false\n'
         "[models.one.options]\nfake_gentle = true\n"
     )
