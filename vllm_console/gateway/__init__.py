@@ -1,1 +1,1 @@
-"""The OpenAI endpoint of the fleet: one process that routes, admits, counts, and knows the fleet."""
+"""The OpenAI endpoint of the fleet: a process that routes, admits, counts, and knows the fleet."""

@@ -127,7 +127,7 @@ class Worker:
 
     @property
     def serves(self) -> bool:
-        """It can be asked now: it is ready, or was when it was found and is just looked at again."""
+        """It can be asked now: it is ready, or was when it was found and is looked at again."""
         life = self._life
         found = life.state is State.STARTING and life.ready is not None and life.tree is Tree.ALIVE
         return found or life.state in SERVING
