@@ -224,8 +224,8 @@ def _time(at: float | None) -> str | None:
 def _table(rows: list[KeyRow], now: float) -> list[str]:
     from vllm_console.cli.answers import aligned
 
-    heads = ("name", "key", "class", "rpm", "tpm", "at a time", "budget", "this month", "last used",
-             "holds", "models")  # fmt: skip
+    heads = ("name", "key", "class", "rpm", "tpm", "concurrency", "budget", "this month", "last used",
+             "expires", "models")  # fmt: skip
     cells = [[head.upper() for head in heads]]
     for row in rows:
         terms = row.terms
@@ -239,20 +239,20 @@ def _table(rows: list[KeyRow], now: float) -> list[str]:
                 usage.dollars(terms.budget),
                 usage.dollars(row.spent or None),
                 "never" if row.last_used is None else f"{age(max(0.0, now - row.last_used))} ago",
-                _holds(row, now),
+                _expires(row, now),
                 _ALL if terms.models is None else ", ".join(terms.models),
             ]
         )
     return aligned(cells, left=3)
 
 
-def _holds(row: KeyRow, now: float) -> str:
+def _expires(row: KeyRow, now: float) -> str:
     if row.revoked is not None:
         return f"revoked {iso(row.revoked)[:10]}"
     if row.terms.expires is None:
-        return "for ever"
-    word = "until" if now < row.terms.expires else "expired"
-    return f"{word} {iso(row.terms.expires)[:16].replace('T', ' ')}"
+        return "never"
+    at = iso(row.terms.expires)[:16].replace("T", " ")
+    return at if now < row.terms.expires else f"expired {at}"
 
 
 def models_of(text: str) -> tuple[str, ...] | None:

@@ -135,7 +135,7 @@ class Slot:
         if self._out:
             if self._trial:
                 self._put_out(now)
-        elif self._strikes >= STRIKES and self._balance.can_spare(self):
+        elif self._strikes >= STRIKES and self._balance.spares(self, now):
             if now - self._returned > FORGIVEN_S:
                 self._level = 0
             self._balance.out += 1
@@ -263,9 +263,19 @@ class Balance:
         shares = " ".join(f"{each}:{w / total:.0%}" for each, w in self._weights.items())
         return f"least outstanding, prefix affinity, by revision {shares}"
 
-    def can_spare(self, slot: Slot) -> bool:
-        """Whether it may be put out: never more than half of the usable ones are."""
-        return slot.usable and self.out < len(self._usable) // 2
+    def spares(self, slot: Slot, now: float) -> bool:
+        """Whether one may be put out: never more than half of the usable ones are.
+
+        Where that many are, the one that is due soonest comes back in its stead: what failed just
+        now says more than what failed a while ago, and one that fails at once is always the least
+        loaded.
+        """
+        most = len(self._usable) // 2
+        if not slot.usable or not most:
+            return False
+        if self.out >= most:
+            min((s for s in self._usable if s._out), key=lambda s: s._until)._restore(now)
+        return True
 
     def pick(
         self, prefix: int, session: int, now: float, tried: Collection[Slot] = ()

@@ -221,8 +221,8 @@ def test_the_list_shows_what_each_may_do_and_what_it_spent(verb: Verb, capsys: O
     head, *rows = capsys.readouterr().out.splitlines()
     assert head.split("  ")[0] == "NAME"
     assert [" ".join(row.split()) for row in rows] == [
-        "ada vc-ada_… high 60 100,000 – $50.00 $1.25 4 min ago until 2026-11-22 10:00 qwen",
-        "web fleet.toml high – – – – – never for ever all",
+        "ada vc-ada_… high 60 100,000 – $50.00 $1.25 4 min ago 2026-11-22 10:00 qwen",
+        "web fleet.toml high – – – – – never never all",
     ]
     assert verb("list", "--all") == 0
     assert "revoked 2026-11-21" in capsys.readouterr().out

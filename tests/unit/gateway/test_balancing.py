@@ -477,3 +477,13 @@ def test_gpus_that_change_count_from_the_change_on() -> None:
     mark = slot.begin(1.0, 0.0)
     where.configure([worker(0, gpus=4)], {}, 10.0)
     assert slot.end(1.0, mark, 11.0) == pytest.approx(10.0 + 4.0)
+
+
+def test_where_half_are_out_the_newest_failure_takes_the_place_of_the_one_due_soonest() -> None:
+    where = of(4)
+    first, second, third, _ = where.slots.values()
+    put_out(first, 0.0)
+    put_out(second, 1.0)
+    put_out(third, 1.5)
+    assert [slot.ejected for slot in (first, second, third)] == [False, True, True]
+    assert where.out == 2
