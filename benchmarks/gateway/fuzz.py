@@ -22,11 +22,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from benchmarks.common import table
-from benchmarks.faults.table import until
+from benchmarks.faults.table import NotMet, until
 from benchmarks.gateway import hostile
 from benchmarks.gateway.hostile import HUNG_UP, Case
 from benchmarks.gateway.ours import Standalone, standalone
-from benchmarks.gateway.processes import Missing, free_ports, listens, settled, tools
+from benchmarks.gateway.processes import Missing, free_ports, listens, tools
 from benchmarks.gateway.targets import MODEL, rival_environment
 from benchmarks.gateway.workers import Workers
 
@@ -37,6 +37,9 @@ SLOW_CLIENTS = 200
 BODY_BYTES = 100 << 20
 LEAK_KB = 8192
 """Growth of memory over one row that is still no leak; beyond it the attack is tried again."""
+FILES_MORE = 8
+"""Descriptors beyond those before an attack: connections to workers are kept for a while."""
+CLOSED_S = 10.0
 _STATUS = re.compile(rb"HTTP/1\.1 (\d{3}) ")
 
 
@@ -84,6 +87,7 @@ async def _guarded(
     gateway: Standalone, workers: Workers, given: argparse.Namespace, attack: Attack
 ) -> Row:
     """One attack, with a look at the process before and after it."""
+    await _serves(gateway)  # files and connections that stay open are open from here on
     pid, files = gateway.pid, gateway.open_files()
     memory = gateway.rss_kb()
     began = time.monotonic()
@@ -95,9 +99,12 @@ async def _guarded(
     if gateway.processes() != [pid]:
         row.problems.append(f"the process is another: {gateway.said()}")
         return row
-    left = await asyncio.to_thread(settled, lambda: gateway.open_files() - files, 5.0)
-    if left > 8:  # connections to workers are kept for a while
-        row.problems.append(f"{left:g} descriptors more than before")
+    try:
+        await asyncio.to_thread(
+            until, lambda: gateway.open_files() <= files + FILES_MORE, CLOSED_S, "files are closed"
+        )
+    except NotMet:
+        row.problems.append(f"{gateway.open_files() - files} descriptors more than before")
     grown = gateway.rss_kb() - memory
     if grown > LEAK_KB:
         row.problems.append(f"{grown} kB more than before")

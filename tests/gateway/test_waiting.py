@@ -154,7 +154,12 @@ def test_a_streaming_client_of_a_cold_model_is_kept_by_comments(
     run(main())
 
 
-def test_a_refusal_after_the_first_comment_is_an_event(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("path", "named"), [("/v1/chat/completions", b""), ("/v1/messages", b"event: error\n")]
+)
+def test_a_refusal_after_the_first_comment_is_an_event(
+    monkeypatch: pytest.MonkeyPatch, path: str, named: bytes
+) -> None:
     monkeypatch.setattr(exchange, "QUIET_S", 0.05)
 
     async def main() -> None:
@@ -166,13 +171,14 @@ def test_a_refusal_after_the_first_comment_is_an_event(monkeypatch: pytest.Monke
             assert '"model_not_ready"' in answer.events[-1]
             assert endpoint.records[0].status == 503
             endpoint.configure(model_of())
-            await client.send(request(chat(stream=True)))
+            await client.send(request(chat(stream=True), path=path))
             await client.head()
             endpoint.configure(model_of(worker))
             body = b""
             while piece := await client.chunk():
                 body += piece
-            assert body.endswith(b'data: {"error": {"message": "xxxx"}}\n\n')
+            event = body.split(b"\n\n")[-2]
+            assert event == named + b'data: {"error": {"message": "xxxx"}}'
             assert (endpoint.records[1].status, endpoint.records[1].error) == (400, "worker_error")
             assert endpoint.settled
 

@@ -161,7 +161,10 @@ class Exchange:
         self._cls = cls
         self._stream, self._strips = ask.stream, ask.strips
         self._prompt = ask.prompt_estimate
-        estimate = self._estimate = ask.bounded(model.max_model_len)
+        estimate = ask.bounded(model.max_model_len)
+        if model.limits.max_tokens is not None:
+            estimate = min(estimate, ask.prompt_estimate + model.limits.max_tokens)
+        self._estimate = estimate
         self._payload = body.written(kind, payload, ask, model, cls)
         over = key.admit(estimate, now, self._arrived_at)
         if over is not None:
@@ -364,8 +367,8 @@ class Exchange:
         self._told = (told + piece)[:MAX_TOLD]
         if ended:
             self._line = None
-            text = b" ".join(self._told.split())
-            self._end(b"data: %b\n\n" % text)
+            named = b"event: error\n" if self._kind.shape == "anthropic" else b""
+            self._end(b"%bdata: %b\n\n" % (named, b" ".join(self._told.split())))
             self._over(self._status, "worker_error")
 
     # Ends that are not the worker's.
