@@ -25,11 +25,17 @@ sys.stdin.buffer.read(size)
 """
 
 
-async def children_ended() -> None:
-    """Wait until the loop has heard of the end of every child."""
+def children() -> set[object]:
+    """Processes that this one has started, and the threads that wait for one."""
+    waiting = {t for t in threading.enumerate() if t.name.startswith("waitpid")}
+    return waiting | {child.pid for child in psutil.Process().children()}
+
+
+async def children_ended(before: set[object]) -> None:
+    """Wait until the loop has heard of the end of every child that was not there before."""
     deadline = time.monotonic() + 20.0
-    while psutil.Process().children() or any("waitpid" in t.name for t in threading.enumerate()):
-        assert time.monotonic() < deadline
+    while new := children() - before:
+        assert time.monotonic() < deadline, f"{new}: {psutil.Process().children()}"
         await asyncio.sleep(0.01)
     for _ in range(5):  # what the thread that waited has handed over
         await asyncio.sleep(0)
@@ -55,6 +61,7 @@ async def test_a_page_comes_back_to_the_name_it_was_asked_for_by() -> None:
 
 
 async def test_what_the_console_draws_reaches_its_page() -> None:
+    before = children()
     client = await browser()
     try:
         origin = f"http://127.0.0.1:{client.port}"
@@ -63,7 +70,7 @@ async def test_what_the_console_draws_reaches_its_page() -> None:
             assert message.data == b"hello"
     finally:
         await client.close()
-        await children_ended()
+        await children_ended(before)
 
 
 @pytest.mark.parametrize("headers", [{"Origin": "http://evil.example"}, {"Host": "evil.example"}])
