@@ -36,6 +36,7 @@ bench: setup engine             ## every figure of the README, one table each
 	$(BIN)/python benchmarks/nvml_cost.py
 	$(BIN)/python -m benchmarks.supervisor_cost
 	$(BIN)/python -m benchmarks.console_paint
+	$(BIN)/python -m benchmarks.key_to_paint
 	$(BIN)/python benchmarks/first_token.py
 
 faults: setup engine            ## what becomes of a fleet under faults, one table (ARGS=--fake-only)
@@ -53,6 +54,7 @@ bench-gateway: setup engine     ## the gateway beside other routers, under fault
 	$(BIN)/python -m benchmarks.gateway.streams
 	$(BIN)/python -m benchmarks.gateway.priority
 	$(BIN)/python -m benchmarks.gateway.chaos
+	$(BIN)/python -m benchmarks.gateway.chaos --fleet
 	$(BIN)/python -m benchmarks.gateway.fuzz
 	$(BIN)/python -m benchmarks.gateway.real
 
