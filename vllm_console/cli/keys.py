@@ -224,8 +224,8 @@ def _time(at: float | None) -> str | None:
 def _table(rows: list[KeyRow], now: float) -> list[str]:
     from vllm_console.cli.answers import aligned
 
-    heads = ("name", "key", "class", "rpm", "tpm", "concurrency", "budget", "this month", "last used",
-             "expires", "models")  # fmt: skip
+    heads = ("name", "key", "class", "rpm", "tpm", "concurrency", "budget", "this month",
+             "last used", "expires", "models")  # fmt: skip
     cells = [[head.upper() for head in heads]]
     for row in rows:
         terms = row.terms
