@@ -12,24 +12,22 @@ import logging
 import time
 from math import inf
 from time import monotonic
-from typing import TYPE_CHECKING, final
+from typing import final
 from zlib import crc32
 
 from vllm_console.gateway import body, heads, reasons, refusals
 from vllm_console.gateway.admission import NORMAL, Reason, Waiting
 from vllm_console.gateway.balancing import Balance, Slot
 from vllm_console.gateway.body import Ask
+from vllm_console.gateway.client import Client
 from vllm_console.gateway.heads import Head
 from vllm_console.gateway.keyring import Key
 from vllm_console.gateway.measures import GONE, Record
 from vllm_console.gateway.paths import Kind
 from vllm_console.gateway.refusals import Refused
+from vllm_console.gateway.routes import Gateway, Live, Wire
 from vllm_console.gateway.tokens import Tally
 from vllm_console.http1 import Headers, HttpError, Line
-
-if TYPE_CHECKING:
-    from vllm_console.gateway.connection import Connection
-    from vllm_console.gateway.routes import Gateway, Live, Wire
 
 _LOG = logging.getLogger(__name__)
 
@@ -65,7 +63,7 @@ class Exchange:
 
     def __init__(
         self,
-        connection: Connection,
+        connection: Client,
         gateway: Gateway,
         kind: Kind,
         url: bytes,

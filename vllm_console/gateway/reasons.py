@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from vllm_console.gateway.admission import Reason
 from vllm_console.gateway.refusals import Refused, refused, shown
-
-if TYPE_CHECKING:
-    from vllm_console.gateway.routes import Live
+from vllm_console.gateway.routes import Live
 
 PATIENCE_S = 30.0
 """Said to wait for a model of which nobody knows when it is ready."""

@@ -9,17 +9,15 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from email.utils import formatdate
-from typing import TYPE_CHECKING, final
+from typing import final
 
 from vllm_console.gateway.admission import Queue
 from vllm_console.gateway.balancing import Balance
+from vllm_console.gateway.client import Client
 from vllm_console.gateway.keyring import Keyring
 from vllm_console.gateway.measures import Measures, Record
 from vllm_console.gateway.table import Model, Table, Worker
 from vllm_console.http1 import Origin
-
-if TYPE_CHECKING:
-    from vllm_console.gateway.connection import Connection
 
 DOWN = frozenset({"failed", "crash-loop"})
 """States that no wait ends: a person has to."""
@@ -79,7 +77,7 @@ class Gateway:
         """Workers by id."""
         self._retired: list[Wire] = []
         """Workers that are gone from the table and may still have requests."""
-        self.connections: set[Connection] = set()
+        self.connections: set[Client] = set()
         self.demand: Callable[[str], object] | None = None
         """Called with the name of a cold model that somebody waits for, once until it changes."""
         self.sinks: list[Callable[[Record], object]] = []
