@@ -128,7 +128,10 @@ def _command(fleet: Fleet, model: ModelConfig) -> tuple[tuple[str, ...], EngineE
     except ConsoleError:
         return serve_command("vllm", model, source=source, port="PORT", schema=None), None
     program, schema = str(engine.program), cached_schema(engine)
-    return serve_command(program, model, source=source, port="PORT", schema=schema), engine
+    command = serve_command(
+        program, model, source=source, port="PORT", schema=schema, device=engine.device
+    )
+    return command, engine
 
 
 def _added(model: ModelConfig, engine: EngineEnvironment | None) -> tuple[str, ...]:
@@ -136,7 +139,9 @@ def _added(model: ModelConfig, engine: EngineEnvironment | None) -> tuple[str, .
     from vllm_console.engines.flags import cached_schema
     from vllm_console.fleet.command import added_flags
 
-    return added_flags(model, None if engine is None else cached_schema(engine))
+    if engine is None:
+        return ()
+    return added_flags(model, cached_schema(engine), engine.device)
 
 
 def _shell_lines(command: tuple[str, ...]) -> Iterator[str]:

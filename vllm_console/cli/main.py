@@ -46,6 +46,8 @@ VERBS = {
     "unload": "drain and stop the workers of a model",
     "restart": "stop and start the workers of a model",
     "scale": "give a model more workers, or fewer",
+    "sleep": "take a model's weights off the GPU, its process ready to wake in seconds",
+    "wake": "bring a sleeping model back",
     "apply": "bring the running fleet to what fleet.toml says now",
     "rollback": "serve an earlier revision of a model again",
     "logs": "what a worker wrote",

@@ -31,6 +31,8 @@ class Changes:
         self._seen: dict[str, WorkerView] = {}
         self._starting: dict[str, float] = {}
         self._adopting: set[str] = set()
+        self._woken: set[str] = set()
+        """Those whose newest start is out of sleep: their engine counts on from before."""
 
     def adopting(self, worker_id: str) -> None:
         """This worker runs already: that it starts and becomes ready is no news."""
@@ -39,12 +41,13 @@ class Changes:
     def forget(self, worker_id: str) -> None:
         """That worker will not come back."""
         self._seen.pop(worker_id, None)
+        self._woken.discard(worker_id)
         self._observation.forget_worker(worker_id)
 
     def heard(self, worker: Actor, new: WorkerView) -> None:
         """Note a change of a worker."""
         if new.state in SERVING and new.url is not None:
-            fresh = new.id in self._starting
+            fresh = new.id in self._starting and new.id not in self._woken
             self._observation.watch(new.id, worker.model, new.url, fresh=fresh)
         elif new.state not in SERVING:
             self._observation.unwatch(new.id)
@@ -62,9 +65,14 @@ class Changes:
                 return
         if new.state == State.STARTING:
             self._starting[new.id] = self._clock()
+            if old is not None and old.state == State.ASLEEP:
+                self._woken.add(new.id)
+            else:
+                self._woken.discard(new.id)
         level, text = _told(new)
         if new.state == State.READY and new.id in self._starting:
             text += f" in {self._clock() - self._starting.pop(new.id):.1f} s"
+            text += " after sleep" if new.id in self._woken else ""
         self._tell(level, new.id, text, new.failure if new.state in _FAILED else None)
 
 
@@ -82,7 +90,7 @@ def _told(new: WorkerView) -> tuple[str, str]:
             return "crit", f"{new.state}, {new.failure.cause}: {new.failure.line}"
         case State.BACKOFF if new.failure:
             return "warn", f"ended, {new.failure.cause}: {new.failure.line}; {new.reason}"
-        case State.STALLED:
-            return "warn", f"stalled{reason}"
+        case State.STALLED | State.ASLEEP if new.reason:
+            return "warn", f"{new.state}{reason}"
         case _:
             return "info", f"{new.state}{reason}"

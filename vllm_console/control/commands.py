@@ -21,6 +21,7 @@ from vllm_console.fleet.find import Place
 from vllm_console.fleet.model import Fleet
 from vllm_console.history.accounts import Accounts
 from vllm_console.snapshot import to_json
+from vllm_console.workers.states import ENDED, State
 
 Answer = dict[str, Any]
 
@@ -69,6 +70,8 @@ class Commands:
             "unload": self._unload,
             "restart": self._restart,
             "scale": self._scale,
+            "sleep": self._sleep,
+            "wake": self._wake,
             "load-plan": self._load_plan,
             "config": self._config,
             "fleet-file": self._fleet_file,
@@ -84,9 +87,9 @@ class Commands:
     async def carry_out(self, verb: str, args: Mapping[str, Any]) -> Answer:
         """Carry out one command; its answer is what the client gets as JSON.
 
-        load, unload, restart, scale and down return once they are accepted, apply, rollback and
-        gateway-restart once they are done; apply with `wait` false, once the plan is still what was
-        agreed to. Raises `ConsoleError` with the one line that says why not.
+        load, unload, restart, scale, sleep, wake and down return once they are accepted, apply,
+        rollback and gateway-restart once they are done; apply with `wait` false, once the plan is
+        still what was agreed to. Raises `ConsoleError` with the one line that says why not.
         """
         daemon = self._daemon
         if daemon.going_down and verb != "down":
@@ -125,6 +128,23 @@ class Commands:
         started, surplus = self._daemon.scale(model, wanted_workers(model, args.get("workers")))
         answer = _done(model, [worker.id for worker in started])
         return {**answer, "wanted": model.wanted, "gone": [worker.id for worker in surplus]}
+
+    async def _sleep(self, args: Mapping[str, Any]) -> Answer:
+        model = self._model(args)
+        if not model.can_sleep:
+            raise InvalidInput(why_no_sleep(model))
+        workers = model.sleep()
+        if not workers and model.state not in (State.ASLEEP, State.DRAINING):
+            raise ConsoleError(f"{model.name} is {model.state}: only a ready model can sleep")
+        return _done(model, [worker.id for worker in workers])
+
+    async def _wake(self, args: Mapping[str, Any]) -> Answer:
+        model = self._model(args)
+        workers = model.wake()
+        if not workers and not model.ready:
+            remedy = f"`vllm-console load {model.name}` starts it"
+            raise ConsoleError(f"{model.name} is {model.state} and does not sleep; {remedy}")
+        return _done(model, [worker.id for worker in workers])
 
     async def _load_plan(self, args: Mapping[str, Any]) -> Answer:
         return dict(to_json(await self._daemon.looking.load_plan(self._model(args))))
@@ -190,6 +210,17 @@ def wanted_workers(model: ServedModel, number: object) -> int:
             f"scale.min and scale.max of models.{model.name} in the fleet file say so"
         )
     return number
+
+
+def why_no_sleep(model: ServedModel) -> str:
+    """Why a model's workers cannot be put to sleep, and what would change that."""
+    if model.config.attached:
+        return f"{model.name} is attached ({model.config.url}): put it to sleep where it runs"
+    if model.config.sleep_level is None:
+        return f"{model.name} cannot sleep: set models.{model.name}.sleep_level = 1, then apply"
+    if not model.workers or model.state in ENDED:
+        return f"{model.name} is {model.state}: only a ready model can sleep"
+    return f"{model.name} cannot sleep: it was started without sleep_level; restart it"
 
 
 def _done(model: ServedModel, workers: list[str]) -> Answer:

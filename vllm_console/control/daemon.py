@@ -132,6 +132,7 @@ class Daemon:
             http=self._pool,
             reserved_port=lambda: self.fleet.gateway.port,
             on_change=self._heard,
+            tell=self.tell,
             drain=self.front.drain,
             clock=clock,
         )

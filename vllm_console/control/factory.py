@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Mapping
 from contextlib import (
     AbstractAsyncContextManager,
     AsyncExitStack,
@@ -19,6 +19,7 @@ from vllm_console.control.launching import choose_gpus, prepare, weights_bytes
 from vllm_console.control.machine import Machine
 from vllm_console.control.roster import Roster
 from vllm_console.control.served import Actor, ServedModel
+from vllm_console.control.sleepers import Sleepers
 from vllm_console.engines.environment import resolve
 from vllm_console.errors import ConsoleError, InvalidInput
 from vllm_console.fleet.model import ModelConfig
@@ -31,6 +32,8 @@ from vllm_console.workers.worker import Worker
 
 NOT_IN_FILE = "(no longer in fleet.toml)"
 """The source of a model that still runs and that the fleet file lists no more."""
+_USE = RUNNING - {State.ASLEEP}
+"""What is on a GPU is in use."""
 _UNSTEADY = frozenset({State.STARTING, State.STOPPING})
 """The memory of the GPUs changes: vLLM, which measures it at start, would fail beside that."""
 
@@ -49,10 +52,13 @@ class WorkerFactory:
         http: Pool,
         reserved_port: Callable[[], int],
         on_change: Callable[[Actor, WorkerView], None],
+        tell: Callable[[str, str, str], None],
         drain: Callable[[str, float], Awaitable[None]] | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """`reserved_port` is one no worker may have, asked for anew at each launch.
+
+        `tell` takes level, subject and text of an event.
 
         `drain` returns when a worker, by its id, has no request any more, or after some seconds.
         """
@@ -70,6 +76,7 @@ class WorkerFactory:
         self._specs: dict[str, LaunchSpec] = {}
         self._turns: dict[str, tuple[ModelConfig, int]] = {}
         """Configuration and revision of each worker's newest start."""
+        self._sleepers = Sleepers(machine, tell, self._steady)
 
     def make(self, model: ServedModel, worker_id: str) -> Actor:
         """A worker that is not started yet, or one that is only watched."""
@@ -96,6 +103,7 @@ class WorkerFactory:
         """Nothing of that worker is left, and it will not come back."""
         self._specs.pop(worker_id, None)
         self._turns.pop(worker_id, None)
+        self._sleepers.forget(worker_id)
 
     def has_room_beside(self, model: ServedModel) -> bool:
         """Whether a worker of this model can start while its others still run."""
@@ -165,6 +173,7 @@ class WorkerFactory:
             node=self._node,
             start_gate=gate,
             drain=drain,
+            bed=self._sleepers,
             expected_s=self._launcher.expected_s(model.name, model.revision),
             clock=self._clock,
         )
@@ -179,24 +188,34 @@ class WorkerFactory:
         """
         while True:
             gpus = set(model.config.devices or ())
-            async with AsyncExitStack() as held:
-                for index in sorted(gpus):
-                    await held.enter_async_context(self._gates.setdefault(index, asyncio.Lock()))
-                while others := self._unsteady(worker_id, gpus):
-                    with suppress(ConsoleError):  # the daemon ends
-                        await others[0].left(_UNSTEADY)
+            async with self._steady(worker_id, gpus):
                 if gpus == set(model.config.devices or ()):
                     self._turns[worker_id] = (model.config, model.revision)
                     yield
                     return
 
+    @asynccontextmanager
+    async def _steady(self, worker_id: str, gpus: Collection[int]) -> AsyncIterator[None]:
+        """Held by one worker at a time for each GPU, once no other changes its memory."""
+        async with AsyncExitStack() as held:
+            for index in sorted(gpus):
+                await held.enter_async_context(self._gates.setdefault(index, asyncio.Lock()))
+            while others := self._unsteady(worker_id, set(gpus)):
+                with suppress(ConsoleError):  # the daemon ends
+                    await others[0].left(_UNSTEADY)
+            yield
+
     def _unsteady(self, but: str, gpus: set[int]) -> list[Worker]:
-        """The other workers that take or give back memory of these GPUs now."""
+        """The other workers that take or give back memory of these GPUs now.
+
+        One that wakes up holds the gates of its GPUs, or waits for them and has nothing there yet.
+        """
         return [
             worker
             for worker, spec in self._others(but)
             if isinstance(worker, Worker)
             and worker.state in _UNSTEADY
+            and not worker.wakes
             and not gpus.isdisjoint(spec.gpus)
         ]
 
@@ -205,20 +224,29 @@ class WorkerFactory:
         return [worker.id for worker in self._unsteady("", set(gpus))]
 
     def gpus_taken(self, but: str) -> Mapping[int, int]:
-        """How many other workers use each GPU, those included that are to start on named ones."""
+        """How many other workers use each GPU, those included that are to start on named ones.
+
+        It is 0 for one on which others only sleep.
+        """
         used = [
             index
             for worker, spec in self._others(but)
-            if worker.state in RUNNING | {State.QUEUED}
+            if worker.state in _USE | {State.QUEUED}
+            for index in spec.gpus
+        ]
+        sleepers = [
+            index
+            for worker, spec in self._others(but)
+            if worker.state is State.ASLEEP
             for index in spec.gpus
         ]
         named = [
             index
             for model, worker in self._roster.workers()
-            if worker.id != but and worker.state in RUNNING | LOADING
+            if worker.id != but and worker.state in _USE | LOADING
             for index in self._named(model, worker.id)
         ]
-        return Counter([*used, *named, *self._machine.held])
+        return {**dict.fromkeys(sleepers, 0), **Counter([*used, *named, *self._machine.held])}
 
     def _named(self, model: ServedModel, worker_id: str) -> set[int]:
         """The GPUs that a worker may come to by name: of its newest start, and of its next."""

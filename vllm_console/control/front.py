@@ -30,6 +30,7 @@ from vllm_console.gateway.table import Table
 from vllm_console.history.accounts import Accounts
 from vllm_console.snapshot import STARTS, Alert, Gateway, Model, Queued
 from vllm_console.workers.launch import iso
+from vllm_console.workers.states import State
 
 _SECRETS_S = 5.0
 """Between two looks at the files of secrets."""
@@ -151,9 +152,15 @@ class Front:
     # -- what the gateway says (control.gateway_link.Hearing) ----------------------------------
 
     def wanted(self, model: str) -> None:
-        """Load a model that a request waits for, unless somebody already does."""
+        """Load or wake a model that a request waits for, unless somebody already does."""
         served = self._daemon.models.get(model)
-        if served is None or served.wanted or self._daemon.going_down:
+        if served is None or self._daemon.going_down:
+            return
+        if served.state is State.ASLEEP:
+            self._daemon.tell("info", model, "woken for a request")
+            served.wake()
+            return
+        if served.wanted and served.state is not State.STOPPED:
             return
         self._daemon.tell("info", model, "loaded for a request")
         try:

@@ -79,5 +79,5 @@ class HealthCount:
         elif word == "adopted":
             self._found.append((at, "adopted"))
             self._was[event.subject] = "up"
-        elif word == "stopped":
+        elif word in ("stopped", "asleep"):
             self._was[event.subject] = "stopped"

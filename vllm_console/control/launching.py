@@ -65,7 +65,13 @@ async def prepare(
     await asyncio.to_thread(refuse_certain_failure, model, source, environ)
     indexes = choose_gpus(model, engine, gpus, taken())
     port = free_port(avoid=ports_in_use())
-    argv = serve_command(str(engine.program), model, source=source, port=port, schema=schema)
+    argv = serve_command(
+        *(str(engine.program), model),
+        source=source,
+        port=port,
+        schema=schema,
+        device=engine.device,
+    )
     spec = LaunchSpec(
         worker_id=worker_id,
         model=model.name,
@@ -76,6 +82,7 @@ async def prepare(
         gpus=indexes,
         stop_grace_s=model.drain_timeout_s + _KILL_AFTER_DRAIN_S,
         start_timeout_s=model.start_timeout_s,
+        sleep_level=model.sleep_level or 0,
     )
     return Prepared(spec, _environment(model, engine, base, indexes, gpus, environ), engine, source)
 
@@ -87,6 +94,8 @@ def choose_gpus(
     taken: Mapping[int, int],
 ) -> tuple[int, ...]:
     """The GPUs of one worker: the named ones, else free ones with the lowest indexes.
+
+    `taken` is how many use each GPU; one that is 0 there has a sleeper, and is chosen last.
 
     "auto" is what the engine's parallelism needs, or none for a CPU engine or a machine without
     GPUs. Raises `InvalidInput` when they are not there, `LaunchFailed` when they are not free.
@@ -104,7 +113,7 @@ def choose_gpus(
         count = 0 if engine.device == "cpu" or not known else _parallelism(model)
     else:
         count = model.gpus
-    free = sorted(i for i in known if not taken.get(i))
+    free = sorted((i for i in known if not taken.get(i)), key=lambda i: (i in taken, i))
     needs = f"models.{model.name} needs {_count(count, 'GPU')}"
     if count > len(known):
         raise InvalidInput(f"{needs}: there are {len(known)}; ask for fewer, or for devices = […]")
@@ -112,7 +121,7 @@ def choose_gpus(
         line = f"{needs}: {len(free)} of {len(known)} free"
         remedy = "unload a model, or share cards with devices = […]; it starts once there is room"
         raise LaunchFailed(Failure(Cause.NO_FREE_GPU, line, remedy, iso(time.time())))
-    return tuple(free[:count])
+    return tuple(sorted(free[:count]))
 
 
 def weights_bytes(source: str) -> int | None:
@@ -182,6 +191,8 @@ def _environment(
     env = {k: v for k, v in environ.items() if not k.startswith("VLLM_CONSOLE_")}
     env["PATH"] = os.pathsep.join((str(engine.program.parent), env.get("PATH", os.defpath)))
     env["PYTHONUNBUFFERED"] = "1"  # stages are read from the log as they happen
+    if model.sleep_level is not None:
+        env["VLLM_SERVER_DEV_MODE"] = "1"  # /sleep and /wake_up are there with it alone
     if indexes:
         uuids = {gpu.index: gpu.uuid for gpu in gpus}
         env["CUDA_VISIBLE_DEVICES"] = ",".join(uuids[i] for i in indexes)

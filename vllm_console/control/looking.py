@@ -144,7 +144,11 @@ async def load_plan(
         notes=tuple(notes),
         engine=f"{engine.found}" + (f", vLLM {engine.version}" if engine.version else ""),
         command=serve_command(
-            str(engine.program), config, source=source, port="PORT", schema=schema
+            *(str(engine.program), config),
+            source=source,
+            port="PORT",
+            schema=schema,
+            device=engine.device,
         ),
     )
 

@@ -56,7 +56,7 @@ class Machine:
         left = {w: self._trees.get(w, set()).difference(pids) for w, pids in trees.items()}
         for worker, pids in trees.items():
             self.note(worker, pids)
-        await self._look()
+        await self.look()
         for worker, pids_left in left.items():
             if worker in self._trees:
                 self._trees[worker] -= pids_left.difference(self.devices.processes)
@@ -83,7 +83,7 @@ class Machine:
         """
         deadline = self._clock() + PATIENCE_S
         while self._unsettled():
-            await self._look()
+            await self.look()
             if self._clock() >= deadline:
                 break
             if self._unsettled():
@@ -102,8 +102,8 @@ class Machine:
         unread = self.devices.reason == NOT_YET or self._gpus.reading is not self._seen
         return unread or self._gpus.silent_s is not None or self._leaving.waiting
 
-    async def _look(self) -> None:
-        """Ask the driver, and whom its processes belong to."""
+    async def look(self) -> None:
+        """Ask the driver anew, and whom its processes belong to."""
         reading = await self._gpus.poll()
         self._seen = reading
         living = {pid: worker for worker, pids in self._trees.items() for pid in pids}

@@ -73,6 +73,7 @@ def model_picture(
         ready=served.ready,
         aliases=tuple(config.aliases),
         autostart=config.autostart,
+        can_sleep=served.can_sleep,
         pinned=config.pinned,
         engine_environment=served.engine_environment,
         command=served.command,

@@ -154,6 +154,11 @@ async def replace_workers(fleet: Fleetwide, model: ServedModel, config: ModelCon
     for old in [worker for worker in model.workers.values() if worker.state not in ENDED]:
         if not model.wanted or old.id not in model.workers:
             continue  # it was unloaded meanwhile, and that holds
+        if old.state is State.ASLEEP:  # its memory may be another's: it starts when it is asked for
+            await old.unload()
+            text = f"{old.id} slept and is stopped; revision {model.revision} starts when asked for"
+            fleet.tell("info", model.name, text)
+            continue
         swap = _beside if fleet.has_room_beside(model) else _in_place
         why = await swap(fleet, model, old, config.start_timeout_s)
         if why is not None and model.wanted:

@@ -120,7 +120,7 @@ def _model(
         state=state.value,
         reason=reason,
         ready_in_s=_ready_in_s(served),
-        on_demand=config.on_demand and not closing and not (config.attached and served.workers),
+        on_demand=config.on_demand and not closing and not _is_in_vain(served),
         created=created(served),
         max_model_len=longest,
         engine_priority=options.get("scheduling_policy") == "priority",
@@ -129,6 +129,13 @@ def _model(
         limits=_limits(config.limits),
         workers=workers,
     )
+
+
+def _is_in_vain(served: ServedModel) -> bool:
+    """Whether a request brings about nothing: watched already, or just found not to wake."""
+    if served.config.attached:
+        return bool(served.workers)
+    return served.state is State.ASLEEP and any(w.view.reason for w in served.workers.values())
 
 
 def _limits(wanted: WantedLimits) -> Limits:

@@ -28,7 +28,7 @@ TELLING = (
     State.STOPPED,
 )
 """A model's state is the first of these that one of its workers is in."""
-_NEED_A_LOAD = ENDED | {State.BACKOFF, State.DRAINING, State.STOPPING}
+_NEED_A_LOAD = ENDED | {State.BACKOFF, State.DRAINING, State.STOPPING, State.ASLEEP}
 """A worker in one of these becomes ready only if it is told to; one on its way down, after that."""
 
 
@@ -73,6 +73,27 @@ class ServedModel:
         for worker in due:
             worker.load()
         return due
+
+    @property
+    def can_sleep(self) -> bool:
+        """Whether its workers were started so that they can be put to sleep."""
+        return any(isinstance(w, Worker) and w.can_sleep for w in self.workers.values())
+
+    def sleep(self) -> list[Actor]:
+        """Have every worker that is ready sleep; returns them."""
+        ready = [w for w in self.workers.values() if w.state is State.READY]
+        able = [worker for worker in ready if isinstance(worker, Worker) and worker.can_sleep]
+        for worker in able:
+            worker.sleep()
+        return list[Actor](able)
+
+    def wake(self) -> list[Actor]:
+        """Have every worker serve that sleeps or is about to; returns them."""
+        ours = [worker for worker in self.workers.values() if isinstance(worker, Worker)]
+        resting = [worker for worker in ours if worker.rests]
+        for worker in resting:
+            worker.wake()
+        return list[Actor](resting)
 
     def scale(self, number: int) -> tuple[list[Actor], list[Actor]]:
         """Want exactly `number` workers; returns those that start and those to retire.

@@ -11,13 +11,20 @@ from vllm_console.fleet.options import FlagSchema, to_argv
 
 
 def serve_command(
-    program: str, model: ModelConfig, *, source: str, port: int | str, schema: FlagSchema | None
+    program: str,
+    model: ModelConfig,
+    *,
+    source: str,
+    port: int | str,
+    schema: FlagSchema | None,
+    device: str | None = None,
 ) -> tuple[str, ...]:
     """The arguments, program first, that start one worker of `model` on 127.0.0.1:`port`.
 
     `source` is what vLLM loads (a hub id or a directory). With a schema, what the console wants of
     every worker is added where this vLLM version has the flag and the model does not say otherwise.
-    Secrets travel in the environment, so none is on it.
+    `device` is what the engine was built for ("cuda", "cpu"), if that is known. Secrets travel in
+    the environment, so none is on it.
     """
     return (
         *(program, "serve", source),
@@ -25,17 +32,21 @@ def serve_command(
         *("--served-model-name", model.name, *model.aliases),
         *(("--trust-remote-code",) if model.trust_remote_code else ()),
         *to_argv(dict(model.options), schema),
-        *(to_argv(_wanted_of_every_worker(model, schema), schema) if schema else ()),
+        *(to_argv(_wanted_of_workers(model, schema, device), schema) if schema else ()),
     )
 
 
-def added_flags(model: ModelConfig, schema: FlagSchema | None) -> tuple[str, ...]:
-    """The flags on the command line that nobody wrote: what the console wants of every worker."""
-    wanted = _wanted_of_every_worker(model, schema) if schema else {}
+def added_flags(
+    model: ModelConfig, schema: FlagSchema | None, device: str | None = None
+) -> tuple[str, ...]:
+    """The flags on the command line that nobody wrote: what the console wants of workers."""
+    wanted = _wanted_of_workers(model, schema, device) if schema else {}
     return tuple(word for word in to_argv(wanted, schema) if word.startswith("--"))
 
 
-def _wanted_of_every_worker(model: ModelConfig, schema: FlagSchema) -> dict[str, Any]:
+def _wanted_of_workers(
+    model: ModelConfig, schema: FlagSchema, device: str | None
+) -> dict[str, Any]:
     wanted: dict[str, Any] = {
         # without it vLLM hangs on SIGTERM for as long as a client holds a stream open
         "shutdown_timeout": math.ceil(model.drain_timeout_s),
@@ -43,6 +54,8 @@ def _wanted_of_every_worker(model: ModelConfig, schema: FlagSchema) -> dict[str,
         "disable_uvicorn_access_log": True,
         "custom_histogram_buckets": HISTOGRAM_BUCKETS,
     }
+    if model.sleep_level is not None and device != "cpu":  # refused on a CPU, where /sleep works
+        wanted["enable_sleep_mode"] = True
     said = {flag.name for option in model.options if (flag := schema.find(option))}
     return {name: value for name, value in wanted.items() if name in schema and name not in said}
 

@@ -220,6 +220,8 @@ class ModelConfig(_Wanted):
     on_demand: bool = True
     """Whether a request for it loads it while it is not loaded."""
     idle_unload_s: Duration | None = None
+    sleep_level: Literal[1, 2] | None = None
+    """How deep its workers can be put to sleep: 1 keeps the weights in host memory, 2 does not."""
     trust_remote_code: bool = False
     drain_timeout_s: DurationOrZero = 30.0
     start_timeout_s: Duration = 1800.0

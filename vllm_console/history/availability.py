@@ -11,6 +11,7 @@ from vllm_console.history.happenings import UP, Happening
 from vllm_console.workers.states import State
 
 _STATES = UP | {state.value for state in State} | {"ended"}
+_NOT_WANTED = (State.STOPPED.value, State.ASLEEP.value)
 _UNSEEN = re.compile(r"(ended while no daemon ran|was gone when the daemon started)")
 _REBOOTED = re.compile(r"the machine was rebooted, lost (.+)")
 
@@ -56,7 +57,7 @@ def spells(
                 happening.subject,
                 happening.at,
                 happening.word in UP,
-                happening.word != State.STOPPED.value,
+                happening.word not in _NOT_WANTED,
                 not _UNSEEN.match(happening.text),
             )
         elif lost := _REBOOTED.match(happening.text):

@@ -46,6 +46,8 @@ class Pursuit:
         if group == "failed" and failure != self.failure:
             why = f": {failure.cause}; {failure.remedy}" if failure else ""
             return "crit", f"{self.model} {model.state}{why}"
+        if verb_failed := self._rest_failed(model):
+            return "warn", verb_failed
         done = {
             "load": model.wanted > 0 and model.ready >= model.wanted,
             "unload": model.state == "stopped",
@@ -55,6 +57,14 @@ class Pursuit:
             "wake": model.state == "ready",
         }
         return ("ok", _done(self.verb, model)) if done.get(self.verb, True) else None
+
+    def _rest_failed(self, model: Model) -> str | None:
+        """Why it did not go to sleep, or was not woken, though its workers live."""
+        stayed = {"sleep": self.left and model.state == "ready", "wake": model.state == "asleep"}
+        if not stayed.get(self.verb):
+            return None
+        why = next((worker.reason for worker in model.workers if worker.reason), None)
+        return f"{model.name} is {model.state}: {why}" if why else None
 
 
 @dataclass(slots=True)

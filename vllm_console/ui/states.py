@@ -61,7 +61,7 @@ def refusal(verb: str, model: Model, workers: int | None = None) -> str | None:
     state = model.state
     group = look(state).group
     if verb in ("sleep", "wake") and not model.can_sleep:
-        return f"{model.name} cannot sleep: its workers do not offer it"
+        return f"{model.name} cannot sleep: it runs without sleep_level in fleet.toml"
     if verb == "sleep" and state != "ready":
         return f"{model.name} is {state}: only a ready model can sleep"
     if verb == "wake" and state != "asleep":
@@ -78,6 +78,8 @@ def refusal(verb: str, model: Model, workers: int | None = None) -> str | None:
             return f"{model.name} starts again by itself · r restarts it now"
         if group == "loading":
             return f"{model.name} is loading already"
+        if group == "asleep":
+            return f"{model.name} sleeps · w wakes it"
         if group not in ("stopped", "failed"):
             return f"{model.name} is {state}: only a stopped or failed model can be loaded"
     elif verb == "unload":

@@ -28,6 +28,8 @@ class LaunchSpec:
     """Between SIGTERM and SIGKILL; longer than vLLM's own `--shutdown-timeout`."""
     start_timeout_s: float = 1800.0
     log_keep_bytes: int = 64 << 20
+    sleep_level: int = 0
+    """How deep its engine can be put to sleep, vLLM's levels 1 and 2; 0: not at all."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,9 +1,11 @@
 """A worker's life as a pure state machine: `step(life, event, now)` -> (life, actions).
 
     stopped ─ queued ─ starting ─ ready ─ draining ─ stopping ─ stopped
-                 ▲         │        │ ╲ stalled, asleep            │
+                 ▲         │        │ ╲ stalled                    │
                  │         └────────┴──▶ stopping (cleaning up) ───┤ unasked
                  └── backoff ◀── failed · crash-loop ◀─────────────┘
+
+    ready ─ draining (to sleep) ─ asleep ─ starting (wakes up) ─ ready
 
 No clock, no process, no file: whoever runs it carries out the actions and reports what happened as
 events. *Asked or not* decides what an end means; the exit code never does (vLLM exits 0 when its
@@ -12,12 +14,39 @@ engine dies). Times are seconds of one monotonic clock.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from enum import Enum, auto
+from dataclasses import replace
 from typing import Any
 
 from vllm_console.snapshot import Failure
-from vllm_console.workers.states import PASSING, PERMANENT, SERVING, Cause, State
+from vllm_console.workers.life import (
+    Abandoned,
+    Action,
+    BecameReady,
+    Blocked,
+    Drained,
+    Event,
+    FellAsleep,
+    Gone,
+    Launched,
+    LaunchFailed,
+    Life,
+    Load,
+    MainDied,
+    Rest,
+    Restart,
+    Resumed,
+    Sleep,
+    SleptOn,
+    Stalled,
+    StayedAwake,
+    Tick,
+    Tree,
+    TurnCame,
+    Unload,
+    Wake,
+    WokeUp,
+)
+from vllm_console.workers.states import PASSING, PERMANENT, Cause, State
 
 BACKOFF_FIRST_S = 1.0
 BACKOFF_MOST_S = 300.0
@@ -34,194 +63,8 @@ STALLED_GRACE_S = 2.0
 KILL_SLACK_S = 5.0
 """Past the shim's own grace before it is told to kill."""
 KILL_AGAIN_S = 5.0
-
-
-class Tree(Enum):
-    """What exists of the process tree."""
-
-    NONE = auto()
-    LAUNCHING = auto()
-    """The launcher was asked; nobody knows yet."""
-    ALIVE = auto()
-
-
-@dataclass(frozen=True, slots=True)
-class Life:
-    """Everything the machine remembers of one worker."""
-
-    state: State = State.STOPPED
-    tree: Tree = Tree.NONE
-    wanted: bool = False
-    asked: bool = False
-    """We asked the present tree to end."""
-    reason: str | None = None
-    failure: Failure | None = None
-    """Why the last tree ended, while that still matters."""
-    verdict: Failure | None = None
-    """Why we end the present tree ourselves though nobody asked: it took too long to start."""
-    since: float = 0.0
-    """When `state` began."""
-    started: float | None = None
-    """When the present tree was launched."""
-    ready: float | None = None
-    """When the present tree became ready; `None` if it never was."""
-    alarm: float | None = None
-    """When the next `Tick` is due."""
-    timeout_s: float = 1800.0
-    """Time a start may take."""
-    grace_s: float = 40.0
-    """Time the launcher gives a tree between SIGTERM and SIGKILL."""
-    attempts: int = 0
-    """Unasked ends since the last healthy stretch: the exponent of the back-off."""
-    unserved: int = 0
-    """Starts in a row that never became ready."""
-    restarts: int = 0
-    """Starts after an unasked end, since the worker was loaded."""
-
-
-# --- what happens ------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class Load:
-    """Somebody wants the worker to run."""
-
-
-@dataclass(frozen=True, slots=True)
-class Unload:
-    """Somebody wants it gone."""
-
-
-@dataclass(frozen=True, slots=True)
-class Restart:
-    """Somebody wants a new process."""
-
-
-@dataclass(frozen=True, slots=True)
-class TurnCame:
-    """It is this worker's turn to start."""
-
-
-@dataclass(frozen=True, slots=True)
-class Launched:
-    """The tree exists."""
-
-    timeout_s: float
-    grace_s: float
-    ago_s: float = 0.0
-    """How long ago it was launched, for one that was found running."""
-    served_ago_s: float | None = None
-    """How long ago it became ready, if it did."""
-    dying: bool = False
-    """Found running, but its main process has ended already."""
-    asked: bool = False
-    """Found running, but it has been told to end."""
-
-
-@dataclass(frozen=True, slots=True)
-class LaunchFailed:
-    """There is no tree: it could not be prepared or started."""
-
-    failure: Failure
-
-
-@dataclass(frozen=True, slots=True)
-class Abandoned:
-    """The launch was called off before there was a tree."""
-
-
-@dataclass(frozen=True, slots=True)
-class BecameReady:
-    """Health, model list and socket all say so."""
-
-
-@dataclass(frozen=True, slots=True)
-class Blocked:
-    """Something outside keeps a start from becoming ready, or (`None`) no longer does."""
-
-    reason: str | None
-
-
-@dataclass(frozen=True, slots=True)
-class Stalled:
-    """Requests run and no iteration finishes."""
-
-    reason: str
-
-
-@dataclass(frozen=True, slots=True)
-class Resumed:
-    """Iterations finish again, or the engine woke up."""
-
-
-@dataclass(frozen=True, slots=True)
-class FellAsleep:
-    """vLLM's sleep mode took the weights off the GPU."""
-
-
-@dataclass(frozen=True, slots=True)
-class Drained:
-    """No request is in flight."""
-
-
-@dataclass(frozen=True, slots=True)
-class MainDied:
-    """The main process ended; the rest of the tree may still be there."""
-
-
-@dataclass(frozen=True, slots=True)
-class Gone:
-    """Nothing of the tree is left."""
-
-    failure: Failure
-    """What its exit and its log say, should nobody have asked for it."""
-    asked: bool
-    """The shim was told to stop it, be it by us or by somebody else."""
-
-
-@dataclass(frozen=True, slots=True)
-class Tick:
-    """The alarm went off."""
-
-
-Event = (
-    Load
-    | Unload
-    | Restart
-    | TurnCame
-    | Launched
-    | LaunchFailed
-    | Abandoned
-    | BecameReady
-    | Blocked
-    | Stalled
-    | Resumed
-    | FellAsleep
-    | Drained
-    | MainDied
-    | Gone
-    | Tick
-)
-
-
-class Action(Enum):
-    """What to do about it, in this order."""
-
-    QUEUE = auto()
-    """Wait for this worker's turn to start, then report `TurnCame`."""
-    UNQUEUE = auto()
-    """Give up the turn, or the wait for it."""
-    LAUNCH = auto()
-    """Prepare and launch; report `Launched`, `LaunchFailed` or `Abandoned`."""
-    WATCH = auto()
-    """Follow the log, probe for readiness, wait for the end."""
-    DRAIN = auto()
-    """Let requests in flight finish; report `Drained`."""
-    STOP = auto()
-    """SIGTERM through the launcher."""
-    KILL = auto()
-    """SIGKILL to the whole tree through the launcher."""
-
+WAKE_AGAIN_S = 10.0
+"""Why a worker could not be woken is told, and no request tries it again, for this long."""
 
 Step = tuple[Life, tuple[Action, ...]]
 
@@ -256,7 +99,9 @@ def step(life: Life, event: Event, now: float) -> Step:
         case MainDied():
             if life.tree is not Tree.ALIVE or life.state is State.STOPPING:
                 return life, ()
-            return _to(life, State.STOPPING, now, reason="ends what its main process left"), ()
+            asleep = Rest.ASLEEP if life.rest is Rest.ASLEEP else Rest.NONE
+            reason = "ends what its main process left"
+            return _to(life, State.STOPPING, now, reason=reason, rest=asleep), ()
         case Tick():
             return _tick(life, now)
         case BecameReady():
@@ -273,18 +118,39 @@ def step(life: Life, event: Event, now: float) -> Step:
             if life.state is not State.READY:
                 return life, ()
             return _to(life, State.STALLED, now, reason=reason), ()
-        case FellAsleep():
-            if life.state not in SERVING:
-                return life, ()
-            return _to(life, State.ASLEEP, now), ()
         case Resumed():
-            if life.state not in (State.STALLED, State.ASLEEP):
+            if life.state is not State.STALLED:
                 return life, ()
             return _to(life, State.READY, now), ()
+        case Sleep():
+            return _sleep(life, now)
+        case Wake():
+            return _wake(life, now)
+        case FellAsleep():
+            return _fell_asleep(life, now)
+        case StayedAwake(reason):
+            if life.rest not in (Rest.FALLS_ASLEEP, Rest.CALLED_BACK):
+                return life, ()
+            if life.asked:
+                return _stop(life, life.grace_s + KILL_SLACK_S, now)
+            return _to(life, State.READY, now, reason=reason), ()
+        case WokeUp():
+            if life.rest is not Rest.WAKES:
+                return life, ()
+            return _to(life, State.READY, now), ()
+        case SleptOn(reason):
+            if life.rest is not Rest.WAKES:
+                return life, ()
+            again = now + WAKE_AGAIN_S
+            return _to(life, State.ASLEEP, now, reason=reason, alarm=again, rest=Rest.ASLEEP), ()
         case Drained():
             if life.state is not State.DRAINING:
                 return life, ()
-            return _stop(life, life.grace_s + KILL_SLACK_S, now)
+            if life.asked:
+                return _stop(life, life.grace_s + KILL_SLACK_S, now)
+            if life.rest is not Rest.LETS_FINISH:
+                return life, ()
+            return replace(life, rest=Rest.FALLS_ASLEEP, reason="falls asleep"), (Action.SLEEP,)
 
 
 def backoff_s(attempts: int) -> float:
@@ -299,9 +165,10 @@ def _to(
     *,
     reason: str | None = None,
     alarm: float | None = None,
+    rest: Rest = Rest.NONE,
     **changes: Any,
 ) -> Life:
-    return replace(life, state=state, since=now, reason=reason, alarm=alarm, **changes)
+    return replace(life, state=state, since=now, reason=reason, alarm=alarm, rest=rest, **changes)
 
 
 def _queue(life: Life, now: float, **changes: Any) -> Step:
@@ -315,13 +182,15 @@ def _load(life: Life, now: float) -> Step:
         case State.STOPPED | State.FAILED | State.CRASH_LOOP | State.BACKOFF:
             return _queue(life, now, failure=None, attempts=0, unserved=0, restarts=0)
         case _:
-            return life, ()
+            return _wake(life, now)
 
 
 def _unload(life: Life, now: float) -> Step:
     match life.state:
         case State.STOPPING if life.tree is Tree.ALIVE and not life.asked:
             return _stop(life, life.grace_s + KILL_SLACK_S, now)
+        case State.DRAINING if not life.asked:
+            return replace(life, asked=True, reason=None), ()
         case State.STOPPED | State.STOPPING | State.DRAINING:
             return life, ()
         case State.QUEUED:
@@ -331,9 +200,50 @@ def _unload(life: Life, now: float) -> Step:
         case State.STARTING:
             if life.tree is Tree.LAUNCHING:
                 return _to(life, State.STOPPING, now, asked=True, reason="calls off its start"), ()
-            return _stop(life, BOOT_GRACE_S, now)
+            grace_s = life.grace_s + KILL_SLACK_S if life.rest is Rest.WAKES else BOOT_GRACE_S
+            return _stop(life, grace_s, now)
         case _:
             return _to(life, State.DRAINING, now, asked=True), (Action.DRAIN,)
+
+
+def _sleep(life: Life, now: float) -> Step:
+    if life.state is State.READY:
+        reason = "goes to sleep"
+        tired = _to(life, State.DRAINING, now, reason=reason, rest=Rest.LETS_FINISH)
+        return tired, (Action.DRAIN,)
+    if life.rest is Rest.CALLED_BACK and not life.asked:
+        return replace(life, rest=Rest.FALLS_ASLEEP, reason="falls asleep"), ()
+    return life, ()
+
+
+def _wake(life: Life, now: float) -> Step:
+    if life.asked:
+        return life, ()
+    match life.rest:
+        case Rest.LETS_FINISH:
+            return _to(life, State.READY, now), ()
+        case Rest.FALLS_ASLEEP:
+            return replace(life, rest=Rest.CALLED_BACK, reason="falls asleep, then wakes"), ()
+        case Rest.ASLEEP if life.state is State.ASLEEP:
+            due = now + life.timeout_s
+            waking = _to(life, State.STARTING, now, reason="wakes up", alarm=due, rest=Rest.WAKES)
+            return waking, (Action.WAKE,)
+        case _:
+            return life, ()
+
+
+def _fell_asleep(life: Life, now: float) -> Step:
+    """It was told to; or it was found running, and asleep."""
+    found = life.state is State.STARTING and life.tree is Tree.ALIVE and life.rest is Rest.NONE
+    if not found and life.rest not in (Rest.FALLS_ASLEEP, Rest.CALLED_BACK):
+        return life, ()
+    if life.asked:
+        return _stop(life, life.grace_s + KILL_SLACK_S, now)
+    served = life.ready if life.ready is not None else now
+    asleep = _to(life, State.ASLEEP, now, rest=Rest.ASLEEP, ready=served, unserved=0, failure=None)
+    if life.rest is Rest.CALLED_BACK:
+        return _wake(asleep, now)
+    return asleep, (Action.UNQUEUE,) if found else ()
 
 
 def _restart(life: Life, now: float) -> Step:
@@ -402,9 +312,10 @@ def _tick(life: Life, now: float) -> Step:
         case State.BACKOFF:
             return _queue(life, now, restarts=life.restarts + 1)
         case State.STARTING:
+            what = "awake" if life.rest is Rest.WAKES else "ready"
             failure = Failure(
                 cause=Cause.TIMED_OUT,
-                line=f"not ready within {life.timeout_s:.0f} s",
+                line=f"not {what} within {life.timeout_s:.0f} s",
                 remedy="raise `start_timeout`, or see in the log where it hangs",
                 at="",
             )
@@ -420,6 +331,8 @@ def _tick(life: Life, now: float) -> Step:
         case State.STOPPING:
             again = replace(life, alarm=now + KILL_AGAIN_S, reason="kills what does not end")
             return again, (Action.KILL,)
+        case State.ASLEEP:
+            return replace(life, alarm=None, reason=None), ()
         case _:
             return replace(life, alarm=None), ()
 
@@ -437,6 +350,9 @@ def _ended(life: Life, failure: Failure | None, now: float) -> Step:
     if asked or failure is None or not life.wanted:
         reason = None if asked or not life.wanted else "was stopped from outside"
         return _to(life, State.STOPPED, now, reason=reason, wanted=False, failure=None), free
+    if life.rest is Rest.ASLEEP:  # what it had on the GPU may be another's by now
+        reason = f"ended while it slept: {failure.line}"
+        return _to(life, State.STOPPED, now, reason=reason, wanted=False, failure=failure), free
     attempts = 1 if healthy else life.attempts + 1
     counts = 0 if failure.cause in PASSING else 1
     unserved = 0 if served else life.unserved + counts

@@ -10,11 +10,11 @@ import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Collection, Coroutine
 from contextlib import AbstractAsyncContextManager
-from typing import Any
+from typing import Any, Protocol
 
 from vllm_console import http1, snapshot
 from vllm_console.errors import ConsoleError, NotFound, TimedOut
-from vllm_console.workers import lifecycle, logs, sockets
+from vllm_console.workers import life, lifecycle, logs, sleeping, sockets
 from vllm_console.workers.diagnosis import TAIL_LINES, diagnose
 from vllm_console.workers.launch import (
     Exit,
@@ -25,7 +25,7 @@ from vllm_console.workers.launch import (
     Served,
     iso,
 )
-from vllm_console.workers.lifecycle import Action, Life, Tree
+from vllm_console.workers.life import Action, Life, Rest, Tree
 from vllm_console.workers.redaction import redact
 from vllm_console.workers.startup import STAGES, Startup
 from vllm_console.workers.states import ENDED, SERVING, Cause, State
@@ -37,6 +37,20 @@ PROBE_RARELY_S = 1.0
 PROBE_TIMEOUT_S = 2.0
 
 Prepare = Callable[[], Awaitable[tuple[LaunchSpec, dict[str, str]]]]
+
+
+class Bed(Protocol):
+    """Looks after what a worker has on its GPUs while it sleeps."""
+
+    async def lies_down(self, worker: Worker) -> None:
+        """It is about to sleep."""
+
+    async def sleeps(self, worker: Worker) -> None:
+        """Its engine says that it sleeps."""
+
+    def gets_up(self, worker: Worker) -> AbstractAsyncContextManager[Any]:
+        """Held while it wakes up; raises `ConsoleError` where there is no room for it."""
+
 
 _log = logging.getLogger(__name__)
 
@@ -57,12 +71,14 @@ class Worker:
         expected_s: float | None = None,
         start_gate: Callable[[], AbstractAsyncContextManager[Any]] | None = None,
         drain: Callable[[], Awaitable[None]] | None = None,
+        bed: Bed | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """`prepare` gives spec and environment, fresh before every launch.
 
         `start_gate()` is held from before a launch until the worker is ready or gone. `drain()`
-        returns when no request is in flight. `on_change` hears of every change of state or stage.
+        returns when no request is in flight. `bed` looks after GPU memory while it sleeps.
+        `on_change` hears of every change of state or stage.
         """
         self.id = worker_id
         self.model = model
@@ -74,12 +90,13 @@ class Worker:
         self._expected_s = expected_s
         self._start_gate = start_gate
         self._drain = drain
+        self._bed = bed
         self._clock = clock
         self._life = Life(since=clock())
         self._spec: LaunchSpec | None = None
         self._handle: Handle | None = None
         self._startup = Startup()
-        self._events: deque[lifecycle.Event] = deque()
+        self._events: deque[life.Event] = deque()
         self._stepping = False
         self._closed = False
         self._alarm: asyncio.TimerHandle | None = None
@@ -94,9 +111,12 @@ class Worker:
     def view(self) -> snapshot.Worker:
         """The lifecycle part of the snapshot; telemetry is filled in elsewhere."""
         life, now = self._life, self._clock()
-        starting = life.state is State.STARTING
+        waking = life.rest is Rest.WAKES
+        starting = life.state is State.STARTING and not waking
         elapsed = progress = None
-        if starting and life.started is not None:
+        if waking:
+            elapsed = now - life.since
+        elif starting and life.started is not None:
             elapsed = now - life.started
             if life.ready is None:
                 progress = self._startup.progress(elapsed, self._expected_s)
@@ -110,7 +130,7 @@ class Worker:
             stage=self._startup.stage if starting else None,
             progress=progress,
             elapsed_s=elapsed,
-            expected_s=self._expected_s,
+            expected_s=None if waking else self._expected_s,
             pid=handle.pid if handle else None,
             url=_url(spec) if handle and spec else None,
             gpus=spec.gpus if spec else (),
@@ -128,9 +148,22 @@ class Worker:
     @property
     def serves(self) -> bool:
         """It can be asked now: it is ready, or was when it was found and is looked at again."""
-        life = self._life
-        found = life.state is State.STARTING and life.ready is not None and life.tree is Tree.ALIVE
-        return found or life.state in SERVING
+        return self._life.state in SERVING or (self._was_found_ready and not self.can_sleep)
+
+    @property
+    def can_sleep(self) -> bool:
+        """Whether the tree that runs was started so that it can be put to sleep."""
+        return self._handle is not None and self._handle.spec.sleep_level > 0
+
+    @property
+    def rests(self) -> bool:
+        """It sleeps, or is about to."""
+        return self._life.rest not in (Rest.NONE, Rest.WAKES)
+
+    @property
+    def wakes(self) -> bool:
+        """It is on its way from sleep to serving."""
+        return self._life.rest is Rest.WAKES
 
     @property
     def engine(self) -> snapshot.Engine:
@@ -151,26 +184,35 @@ class Worker:
 
     def load(self) -> None:
         """Want it running. Idempotent; gives a failed or crash-looping worker a fresh chance."""
-        self._dispatch(lifecycle.Load())
+        self._dispatch(life.Load())
 
     async def unload(self) -> None:
         """Want it gone; returns when nothing of it is left, or when somebody loads it again."""
-        self._dispatch(lifecycle.Unload())
+        self._dispatch(life.Unload())
         await self._until(lambda life: life.state in ENDED or life.wanted)
 
     async def restart(self) -> None:
         """Want a new process; returns when nothing of the old one is left."""
         old = self._handle
-        self._dispatch(lifecycle.Restart())
+        self._dispatch(life.Restart())
         await self._until(lambda _: old is None or self._handle is not old)
+
+    def sleep(self) -> None:
+        """Want its weights off the GPU once no request is in flight; only a ready one can."""
+        if self.can_sleep:
+            self._dispatch(life.Sleep())
+
+    def wake(self) -> None:
+        """Want it to serve again, if it sleeps or is about to."""
+        self._dispatch(life.Wake())
 
     def stalled(self, reason: str) -> None:
         """Hear that requests run and no iteration finishes; only a ready worker can stall."""
-        self._dispatch(lifecycle.Stalled(reason))
+        self._dispatch(life.Stalled(reason))
 
     def resumed(self) -> None:
         """Hear that iterations finish again."""
-        self._dispatch(lifecycle.Resumed())
+        self._dispatch(life.Resumed())
 
     def adopt(self, handle: Handle) -> None:
         """Take over a tree that already runs, without touching it.
@@ -186,7 +228,7 @@ class Worker:
             self._startup.stage = STAGES[-1]
         age_s = handle.age_s
         self._dispatch(
-            lifecycle.Launched(
+            life.Launched(
                 timeout_s=handle.spec.start_timeout_s,
                 grace_s=handle.spec.stop_grace_s,
                 ago_s=age_s,
@@ -230,7 +272,7 @@ class Worker:
 
     # --- the machine --------------------------------------------------------------------------
 
-    def _dispatch(self, event: lifecycle.Event) -> None:
+    def _dispatch(self, event: life.Event) -> None:
         self._events.append(event)
         if self._stepping or self._closed:
             return
@@ -241,7 +283,7 @@ class Worker:
                 self._life, actions = lifecycle.step(before, event, self._clock())
                 for action in actions:
                     self._do(action)
-                if self._life != before or isinstance(event, lifecycle.Tick):
+                if self._life != before or isinstance(event, life.Tick):
                     self._set_alarm()
                 if self._life != before:
                     self._changed()
@@ -264,6 +306,12 @@ class Worker:
                 self._spawn(self._watch_end(self._handle))
             case Action.DRAIN:
                 self._spawn(self._drained())
+            case Action.SLEEP:
+                if self._handle is not None:
+                    self._spawn(self._fall_asleep(self._handle))
+            case Action.WAKE:
+                if self._handle is not None:
+                    self._spawn(self._wake_up(self._handle))
             case Action.STOP:
                 if self._handle is not None:
                     self._handle.stop()
@@ -278,7 +326,7 @@ class Worker:
         if self._life.alarm is not None:
             delay = max(0.0, self._life.alarm - self._clock())
             loop = asyncio.get_running_loop()
-            self._alarm = loop.call_later(delay, self._dispatch, lifecycle.Tick())
+            self._alarm = loop.call_later(delay, self._dispatch, life.Tick())
 
     def _changed(self) -> None:
         still: list[tuple[Callable[[Life], bool], asyncio.Future[None]]] = []
@@ -314,7 +362,7 @@ class Worker:
     async def _take_turn(self) -> None:
         gate = self._start_gate() if self._start_gate else contextlib.nullcontext()
         async with gate:
-            self._dispatch(lifecycle.TurnCame())
+            self._dispatch(life.TurnCame())
             await asyncio.Event().wait()
 
     async def _launch(self) -> None:
@@ -322,23 +370,23 @@ class Worker:
         try:
             spec, environment = await self._prepare()
             if self._life.asked:
-                self._dispatch(lifecycle.Abandoned())
+                self._dispatch(life.Abandoned())
                 return
             handle = await self._launcher.launch(spec, environment)
         except LaunchFailed as error:
-            self._dispatch(lifecycle.LaunchFailed(error.failure))
+            self._dispatch(life.LaunchFailed(error.failure))
         except ConsoleError as error:
             cause = Cause.ENGINE_MISSING if isinstance(error, NotFound) else Cause.BAD_OPTION
             remedy = "mend that, then load it again"
-            self._dispatch(lifecycle.LaunchFailed(_failure(cause, str(error), remedy)))
+            self._dispatch(life.LaunchFailed(_failure(cause, str(error), remedy)))
         except Exception as error:
             _log.exception("%s could not be launched", self.id)
             line = f"a bug of the console: {error!r}"
             remedy = "the daemon's log has the traceback; report it, please"
-            self._dispatch(lifecycle.LaunchFailed(_failure(Cause.UNKNOWN, line, remedy)))
+            self._dispatch(life.LaunchFailed(_failure(Cause.UNKNOWN, line, remedy)))
         else:
             self._took(handle, spec)
-            self._dispatch(lifecycle.Launched(spec.start_timeout_s, spec.stop_grace_s))
+            self._dispatch(life.Launched(spec.start_timeout_s, spec.stop_grace_s))
 
     def _took(self, handle: Handle, spec: LaunchSpec) -> None:
         self._handle, self._spec = handle, spec
@@ -349,7 +397,36 @@ class Worker:
     async def _drained(self) -> None:
         if self._drain is not None:
             await self._drain()
-        self._dispatch(lifecycle.Drained())
+        self._dispatch(life.Drained())
+
+    async def _fall_asleep(self, handle: Handle) -> None:
+        spec = handle.spec
+        try:
+            if self._bed is not None:
+                await self._bed.lies_down(self)
+            await sleeping.fall_asleep(self._http, _url(spec), spec.sleep_level, spec.stop_grace_s)
+        except sleeping.NotDone as error:
+            self._report(handle, life.StayedAwake(f"did not go to sleep: {error}"))
+            return
+        self._report(handle, life.FellAsleep())
+        if self._bed is not None:
+            await self._bed.sleeps(self)
+
+    async def _wake_up(self, handle: Handle) -> None:
+        spec = handle.spec
+        bed = contextlib.nullcontext() if self._bed is None else self._bed.gets_up(self)
+        try:
+            async with bed:
+                within_s = spec.start_timeout_s
+                await sleeping.wake_up(self._http, _url(spec), spec.sleep_level, within_s)
+                self._report(handle, life.WokeUp())
+        except (sleeping.NotDone, ConsoleError) as error:
+            self._report(handle, life.SleptOn(f"cannot wake: {error}"))
+
+    def _report(self, handle: Handle, event: life.Event) -> None:
+        """Report what became of a tree, unless it is no longer there."""
+        if self._handle is handle:
+            self._dispatch(event)
 
     async def _watch_start(self, handle: Handle) -> None:
         """Follow the log stage by stage; report readiness."""
@@ -368,6 +445,9 @@ class Worker:
                 probe_at = self._clock() if self._startup.serving else probe_at
             if self._clock() >= probe_at:
                 if await self._ready(handle):
+                    may_sleep = self._was_found_ready and self.can_sleep
+                    if may_sleep and await sleeping.is_asleep(self._http, _url(handle.spec)):
+                        return self._dispatch(life.FellAsleep())
                     return self._became_ready(handle, told, seen_unready)
                 seen_unready = True
                 pause = LOOK_S if self._startup.serving else PROBE_RARELY_S
@@ -376,11 +456,11 @@ class Worker:
 
     def _became_ready(self, handle: Handle, before: bool, seen_unready: bool) -> None:
         """A tree found ready tells nothing of how long its start took."""
-        life = self._life
-        if not before and life.started is not None and life.state is State.STARTING:
-            took_s = self._clock() - life.started if seen_unready else None
+        now = self._life
+        if not before and now.started is not None and now.state is State.STARTING:
+            took_s = self._clock() - now.started if seen_unready else None
             handle.mark_served(Served(time.time(), took_s, self._startup.engine))
-        self._dispatch(lifecycle.BecameReady())
+        self._dispatch(life.BecameReady())
 
     async def _ready(self, handle: Handle) -> bool:
         """The socket is ours, /health says 200, and the model list has every name.
@@ -391,7 +471,7 @@ class Worker:
         spec = handle.spec
         ours = sockets.belongs(spec.port, handle.tree())
         stranger = f"port {spec.port} is held by another process" if ours is False else None
-        self._dispatch(lifecycle.Blocked(stranger))
+        self._dispatch(life.Blocked(stranger))
         if not ours:
             return False
         try:
@@ -413,25 +493,32 @@ class Worker:
         await handle.died()
         if self._start_watch is not None:
             self._start_watch.cancel()
-        self._dispatch(lifecycle.MainDied())
+        self._dispatch(life.MainDied())
         end = await handle.gone()
         failure = self._diagnosed(handle, end)
         self._handle = None
-        self._dispatch(lifecycle.Gone(failure, end.asked))
+        self._dispatch(life.Gone(failure, end.asked))
 
     def _diagnosed(self, handle: Handle, end: Exit) -> snapshot.Failure:
         tail = logs.tail(handle.log, TAIL_LINES, handle.log_start)
         return diagnose(tail, end, served=self._life.ready is not None)
 
+    @property
+    def _was_found_ready(self) -> bool:
+        """It runs since before this daemon, was ready then, and is looked at again."""
+        known = self._life
+        found = known.state is State.STARTING and known.rest is Rest.NONE
+        return found and known.ready is not None and known.tree is Tree.ALIVE
+
     def _reason(self, now: float) -> str | None:
-        life = self._life
-        if life.state is State.BACKOFF and life.alarm is not None:
-            return f"starts again in {max(0.0, life.alarm - now):.0f} s"
-        if life.state is State.STARTING:
-            if life.ready is not None:
-                return "was found running"
-            return life.reason or self._startup.detail
-        return life.reason
+        known = self._life
+        if known.state is State.BACKOFF and known.alarm is not None:
+            return f"starts again in {max(0.0, known.alarm - now):.0f} s"
+        if self._was_found_ready:
+            return "was found running"
+        if known.state is State.STARTING:
+            return known.reason or self._startup.detail
+        return known.reason
 
 
 def _served_ago_s(served: Served, age_s: float) -> float:

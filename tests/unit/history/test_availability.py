@@ -57,7 +57,7 @@ def test_the_shares_are_those_counted_second_by_second(
         up = sum(text in UP for text in states.values())
         ready += up
         served += up > 0
-        wanted += sum(text != "stopped" for text in states.values())
+        wanted += sum(text not in ("stopped", "asleep") for text in states.values())
     found = availability(
         spells(told(*said), WORKERS, 200.0, seen_until_the_end), since, until, (0.0, 200.0)
     )

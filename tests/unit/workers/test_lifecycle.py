@@ -9,8 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vllm_console.snapshot import Failure
-from vllm_console.workers import lifecycle as lc
-from vllm_console.workers.lifecycle import Action, Life, Tree, backoff_s, step
+from vllm_console.workers import life as lc
+from vllm_console.workers.life import Action, Life, Rest, Tree
+from vllm_console.workers.lifecycle import backoff_s, step
 from vllm_console.workers.states import ENDED, RUNNING, Cause, State
 
 DIED = Failure(Cause.ENGINE_DIED, "EngineDeadError", "see the log", "")
@@ -28,6 +29,13 @@ STARTED: History = [
     (2, LAUNCHED, S.STARTING, (A.WATCH,)),
 ]
 SERVES: History = [*STARTED, (30, lc.BecameReady(), S.READY, (A.UNQUEUE,))]
+
+FALLS: History = [
+    *SERVES,
+    (40, lc.Sleep(), S.DRAINING, (A.DRAIN,)),
+    (41, lc.Drained(), S.DRAINING, (A.SLEEP,)),
+]
+SLEEPS: History = [*FALLS, (42, lc.FellAsleep(), S.ASLEEP, ())]
 
 HISTORIES: dict[str, History] = {
     "an unload drains, stops, and ends when nothing is left": [
@@ -181,14 +189,118 @@ HISTORIES: dict[str, History] = {
         (51, lc.Unload(), S.STOPPING, (A.STOP,)),
         (52, lc.Gone(DIED, asked=False), S.STOPPED, (A.UNQUEUE,)),
     ],
-    "stalled and asleep lie beside ready": [
+    "stalled lies beside ready": [
         *SERVES,
         (40, lc.Stalled("no iteration for 30 s"), S.STALLED, ()),
-        (41, lc.Resumed(), S.READY, ()),
-        (42, lc.FellAsleep(), S.ASLEEP, ()),
-        (43, lc.Resumed(), S.READY, ()),
+        (41, lc.Sleep(), S.STALLED, ()),
+        (42, lc.Resumed(), S.READY, ()),
         (44, lc.Stalled("no iteration for 30 s"), S.STALLED, ()),
         (45, lc.Unload(), S.DRAINING, (A.DRAIN,)),
+    ],
+    "who goes to sleep lets requests finish, and wakes when called": [
+        *SLEEPS,
+        (50, lc.Stalled("no iteration for 30 s"), S.ASLEEP, ()),
+        (51, lc.Sleep(), S.ASLEEP, ()),
+        (60, lc.Wake(), S.STARTING, (A.WAKE,)),
+        (61, lc.Wake(), S.STARTING, ()),
+        (62, lc.WokeUp(), S.READY, ()),
+        (999, lc.Tick(), S.READY, ()),
+    ],
+    "loading what sleeps wakes it": [
+        *SLEEPS,
+        (60, lc.Load(), S.STARTING, (A.WAKE,)),
+        (62, lc.WokeUp(), S.READY, ()),
+    ],
+    "who is called while requests finish does not sleep at all": [
+        *SERVES,
+        (40, lc.Sleep(), S.DRAINING, (A.DRAIN,)),
+        (41, lc.Wake(), S.READY, ()),
+        (42, lc.Drained(), S.READY, ()),
+        (43, lc.Sleep(), S.DRAINING, (A.DRAIN,)),
+        (44, lc.Drained(), S.DRAINING, (A.SLEEP,)),
+        (45, lc.Drained(), S.DRAINING, ()),
+    ],
+    "who is called while it falls asleep wakes after that": [
+        *FALLS,
+        (42, lc.Wake(), S.DRAINING, ()),
+        (43, lc.FellAsleep(), S.STARTING, (A.WAKE,)),
+        (44, lc.WokeUp(), S.READY, ()),
+    ],
+    "who is called back and sent to sleep again sleeps": [
+        *FALLS,
+        (42, lc.Wake(), S.DRAINING, ()),
+        (43, lc.Sleep(), S.DRAINING, ()),
+        (44, lc.FellAsleep(), S.ASLEEP, ()),
+    ],
+    "an engine that does not go to sleep serves on": [
+        *FALLS,
+        (42, lc.StayedAwake("/sleep says HTTP 500"), S.READY, ()),
+        (43, lc.FellAsleep(), S.READY, ()),
+    ],
+    "an engine that cannot be woken sleeps on, and says why for ten seconds": [
+        *SLEEPS,
+        (60, lc.Wake(), S.STARTING, (A.WAKE,)),
+        (61, lc.SleptOn("GPU 0 has 3 GB free"), S.ASLEEP, ()),
+        (70.9, lc.Tick(), S.ASLEEP, ()),
+        (71, lc.Tick(), S.ASLEEP, ()),
+        (72, lc.Wake(), S.STARTING, (A.WAKE,)),
+    ],
+    "an engine that does not wake in time is killed and starts anew": [
+        *SLEEPS,
+        (60, lc.Wake(), S.STARTING, (A.WAKE,)),
+        (159.9, lc.Tick(), S.STARTING, ()),
+        (160, lc.Tick(), S.STOPPING, (A.KILL,)),
+        (161, lc.Gone(DIED, asked=True), S.BACKOFF, (A.UNQUEUE,)),
+    ],
+    "what sleeps can be unloaded": [
+        *SLEEPS,
+        (50, lc.Unload(), S.DRAINING, (A.DRAIN,)),
+        (50, lc.Drained(), S.STOPPING, (A.STOP,)),
+        (52, lc.Gone(DIED, asked=True), S.STOPPED, (A.UNQUEUE,)),
+    ],
+    "what goes to sleep can be unloaded": [
+        *SERVES,
+        (40, lc.Sleep(), S.DRAINING, (A.DRAIN,)),
+        (41, lc.Unload(), S.DRAINING, ()),
+        (42, lc.Drained(), S.STOPPING, (A.STOP,)),
+    ],
+    "what falls asleep is unloaded once it has": [
+        *FALLS,
+        (42, lc.Unload(), S.DRAINING, ()),
+        (43, lc.Wake(), S.DRAINING, ()),
+        (44, lc.FellAsleep(), S.STOPPING, (A.STOP,)),
+    ],
+    "what does not fall asleep is unloaded all the same": [
+        *FALLS,
+        (42, lc.Restart(), S.DRAINING, ()),
+        (43, lc.StayedAwake("no answer"), S.STOPPING, (A.STOP,)),
+        (44, lc.Gone(DIED, asked=True), S.QUEUED, (A.UNQUEUE, A.QUEUE)),
+    ],
+    "what wakes can be unloaded, with the patience of one that serves": [
+        *SLEEPS,
+        (60, lc.Wake(), S.STARTING, (A.WAKE,)),
+        (61, lc.Unload(), S.STOPPING, (A.STOP,)),
+        (62, lc.WokeUp(), S.STOPPING, ()),
+        (105.9, lc.Tick(), S.STOPPING, ()),
+        (106, lc.Tick(), S.STOPPING, (A.KILL,)),
+    ],
+    "what dies in its sleep stays down: its GPU may be another's by now": [
+        *SLEEPS,
+        (50, lc.MainDied(), S.STOPPING, ()),
+        (51, lc.Gone(DIED, asked=False), S.STOPPED, (A.UNQUEUE,)),
+        (52, lc.Load(), S.QUEUED, (A.QUEUE,)),
+    ],
+    "what dies while it wakes starts anew": [
+        *SLEEPS,
+        (60, lc.Wake(), S.STARTING, (A.WAKE,)),
+        (61, lc.MainDied(), S.STOPPING, ()),
+        (62, lc.Gone(DIED, asked=False), S.BACKOFF, (A.UNQUEUE,)),
+    ],
+    "a tree that is found asleep sleeps on": [
+        (0, lc.Launched(100, 40, ago_s=500, served_ago_s=400), S.STARTING, (A.WATCH,)),
+        (1, lc.FellAsleep(), S.ASLEEP, (A.UNQUEUE,)),
+        (2, lc.Wake(), S.STARTING, (A.WAKE,)),
+        (3, lc.WokeUp(), S.READY, ()),
     ],
     "a restart of a stalled worker does not wait for requests that cannot finish": [
         *SERVES,
@@ -251,6 +363,8 @@ class World:
     launching: bool = False
     draining: bool = False
     signalled: bool = False
+    told: str | None = None
+    """What the engine was told and has not answered to."""
 
     def happens(self, event: Event) -> None:
         if isinstance(event, lc.TurnCame):
@@ -264,8 +378,11 @@ class World:
             self.main = False
         elif isinstance(event, lc.Gone):
             self.tree = self.main = self.draining = False
+            self.told = None
         elif isinstance(event, lc.Drained):
             self.draining = False
+        elif isinstance(event, lc.FellAsleep | lc.StayedAwake | lc.WokeUp | lc.SleptOn):
+            self.told = None
         self.life, actions = step(self.life, event, self.now)
         for action in actions:
             self.does(action)
@@ -289,11 +406,18 @@ class World:
             case Action.DRAIN:
                 assert self.tree
                 self.draining = True
+            case Action.SLEEP | Action.WAKE:
+                assert self.tree
+                assert self.told is None, "told two things at once"
+                self.told = action.name
 
     def holds(self) -> None:
         life = self.life
         assert (life.tree is Tree.NONE) == (not self.tree and not self.launching)
         assert (life.state in RUNNING) == (life.tree is not Tree.NONE), "an unowned tree"
+        assert (life.state is State.ASLEEP) == (
+            life.rest is Rest.ASLEEP and life.state is not State.STOPPING
+        )
         assert not life.asked or life.state in (State.DRAINING, State.STOPPING)
         assert (self.gate == "queued") == (life.state is State.QUEUED)
         if life.state in ENDED:
@@ -307,7 +431,11 @@ class World:
     def possible(self) -> list[Event]:
         life = self.life
         events: list[Event] = [lc.Load(), lc.Unload(), lc.Restart(), lc.Tick()]
-        events += [lc.Stalled("x"), lc.Resumed(), lc.FellAsleep(), lc.Blocked("x")]
+        events += [lc.Stalled("x"), lc.Resumed(), lc.Sleep(), lc.Wake(), lc.Blocked("x")]
+        if self.told == "SLEEP":
+            events += [lc.FellAsleep(), lc.StayedAwake("x")]
+        if self.told == "WAKE":
+            events += [lc.WokeUp(), lc.SleptOn("x")]
         if self.gate == "queued":
             events.append(lc.TurnCame())
         if self.launching:
@@ -340,6 +468,8 @@ def test_no_history_signals_a_stranger_or_makes_two_trees(data: st.DataObject) -
             world.happens(LAUNCHED)
         elif world.draining:
             world.happens(lc.Drained())
+        elif world.told == "SLEEP":
+            world.happens(lc.FellAsleep())
         elif world.main and world.signalled:
             world.happens(lc.MainDied())
         elif world.tree and not world.main:
