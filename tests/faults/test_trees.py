@@ -10,12 +10,15 @@ import socket
 import stat
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Coroutine
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from vllm_console.errors import InvalidInput, TimedOut
+from vllm_console.launchers.local import LocalLauncher
 from vllm_console.workers import adoption, logs
 from vllm_console.workers.adoption import Fate
 from vllm_console.workers.launch import LaunchFailed, LaunchSpec
@@ -343,6 +346,26 @@ def test_what_cannot_be_prepared_fails_with_that_line(play: Play) -> None:
     play(scenario)
 
 
+@pytest.mark.parametrize("short", [True, False])
+def test_sockets_of_an_engine_lie_beside_its_log_where_their_path_is_short(
+    play: Play, short: bool
+) -> None:
+    async def scenario(rig: Rig) -> None:
+        with tempfile.TemporaryDirectory(prefix="s" if short else "s" * 60) as root:
+            rig.launcher = LocalLauncher(Path(root))
+            home = rig.launcher.directory("tiny-1") / "ipc"
+            home.mkdir(parents=True)
+            (home / "left-by-a-killed-engine").touch()
+            worker = await rig.ready(rig.worker())
+            text = rig.launcher.log_path("tiny-1").read_text()
+            assert ("VLLM_RPC_BASE_PATH" in text) == short
+            assert home.exists() == short
+            assert not (home / "left-by-a-killed-engine").exists()
+            await worker.unload()
+
+    play(scenario)
+
+
 def test_the_worker_gets_its_environment_and_no_file_holds_it(play: Play) -> None:
     async def scenario(rig: Rig) -> None:
         worker = await rig.ready(rig.worker())
@@ -351,10 +374,11 @@ def test_the_worker_gets_its_environment_and_no_file_holds_it(play: Play) -> Non
             for text in logs.tail(rig.launcher.log_path("tiny-1"), 100)
             if "] environment " in text
         ]
-        assert json.loads(line.partition("environment ")[2]) == ["HF_TOKEN", "LC_CTYPE", "PATH"]
+        names = set(json.loads(line.partition("environment ")[2])) - {"VLLM_RPC_BASE_PATH"}
+        assert names == {"HF_TOKEN", "LC_CTYPE", "PATH"}
         directory = rig.launcher.directory("tiny-1")
         assert stat.S_IMODE(directory.stat().st_mode) == 0o700
-        for path in directory.iterdir():
+        for path in filter(Path.is_file, directory.iterdir()):
             assert stat.S_IMODE(path.stat().st_mode) == 0o600, path.name
             assert b"hf_notinanyfile" not in path.read_bytes(), path.name
         await worker.unload()

@@ -73,8 +73,9 @@ class LocalLauncher:
         return self.directory(worker_id) / "out.log"
 
     async def launch(self, spec: LaunchSpec, environment: Mapping[str, str]) -> LocalHandle:
-        """Start a worker with exactly this environment; returns once its program runs.
+        """Start a worker with this environment; returns once its program runs.
 
+        Its engine's sockets lie in its own directory, where the path is not too long for that.
         Raises `LaunchFailed`: the program cannot be executed, or a tree of this worker exists.
         """
         directory = self.directory(spec.worker_id)
@@ -179,6 +180,7 @@ class LocalLauncher:
         before = read_json(directory / "spec.json").get("generation")
         generation = before + 1 if isinstance(before, int) and before > 0 else 1
         _make_way(directory)
+        environment = _own_sockets(directory) | environment
         write_spec(directory, spec, generation)
         program = compiled(shim.__file__, self.python)
         shim_argv = [self.python, "-I", "-S", program, str(directory.absolute())]
@@ -390,6 +392,19 @@ def _make_way(directory: Path) -> None:
     for name in ("spec.json", "shim.lock", "out.log"):
         if not (directory / name).is_file():
             clear(directory / name)
+
+
+def _own_sockets(directory: Path) -> dict[str, str]:
+    """Where vLLM's processes talk to each other: a killed one would leave them in /tmp for ever.
+
+    vllm/utils/network_utils.py adds a slash and a uuid; the kernel takes 107 bytes.
+    """
+    home = directory.absolute() / "ipc"
+    shutil.rmtree(home, ignore_errors=True)
+    if len(os.fsencode(home)) + 1 + 36 > 107:
+        return {}
+    home.mkdir(mode=0o700)
+    return {"VLLM_RPC_BASE_PATH": str(home)}
 
 
 def _sweep() -> None:

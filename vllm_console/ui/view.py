@@ -151,6 +151,8 @@ class View:
             return "no samples while loading", _start(self.worker)
         if group == "stopped":
             return "stopped · l loads it", ""
+        if group == "asleep":
+            return "asleep · w wakes it", (self.worker.reason or "") if self.worker else ""
         if group == "failed":
             worker = self.worker
             cause = worker.failure.cause if worker and worker.failure else ""

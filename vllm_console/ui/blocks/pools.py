@@ -87,6 +87,8 @@ def _direction(model: Model) -> tuple[str, str]:
     group = look(model.state).group
     if group == "failed":
         return "✖", "crit"
+    if group == "asleep":
+        return look(model.state).glyph, look(model.state).ink
     if model.wanted > model.ready:
         return "↑", "warn!"
     return ("↓", "label") if model.wanted < model.ready else (" ", "")
