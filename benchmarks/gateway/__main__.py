@@ -1,6 +1,7 @@
 """What the gateway costs, beside the workers alone and other gateways, in one alternating run.
 
     python -m benchmarks.gateway [--quick] [--targets ours,vllm-router] [--rounds 3] [--seconds 1.5]
+                                 [--loads unary,burst] [--connections 16,64]
 
 Two fake C workers and the load generator share one core, the target has another for itself. Every
 round visits all targets, the next one in the opposite order; a figure is the median of the rounds.
@@ -34,7 +35,7 @@ from benchmarks.gateway.processes import (
 from benchmarks.gateway.targets import MODEL, TARGETS, Target
 from benchmarks.gateway.verdicts import Figures, verdicts
 
-CONNECTIONS = (1, 16, 64, 256)
+LOADS = ("unary", "burst", "paced", "open", "connect")
 CHUNKS = 64
 CHUNK_US = 10_000
 WARM_S = 0.5
@@ -45,7 +46,7 @@ class Cell:
     """One kind of load."""
 
     kind: str
-    """unary, paced, burst, open, connect."""
+    """One of `LOADS`."""
     connections: int
     options: tuple[object, ...]
     extra_s: float = 0.0
@@ -57,15 +58,15 @@ class Cell:
         return f"{self.kind} {self.connections}"
 
 
-def cells(connections: Sequence[int]) -> list[Cell]:
-    """Every kind of load at every number of connections, and what stands once."""
+def cells(connections: Sequence[int], loads: Sequence[str] = LOADS) -> list[Cell]:
+    """These kinds of load at every number of connections, and what stands once."""
     streamed = ("-s", "-k", CHUNKS)
     made = [Cell("unary", count, ()) for count in connections]
     made += [Cell("burst", count, streamed) for count in connections]
     made += [Cell("paced", c, (*streamed, "-D", CHUNK_US), extra_s=1.0) for c in connections]
     made.append(Cell("open", 64, ("-r", 200), extra_s=0.5))
     made.append(Cell("connect", 256, ("-w", 0)))
-    return made
+    return [cell for cell in made if cell.kind in loads]
 
 
 def main() -> int:
@@ -75,6 +76,7 @@ def main() -> int:
     options.add_argument("--rounds", type=int, default=3)
     options.add_argument("--seconds", type=float, default=1.5, help="of each cell")
     options.add_argument("--connections", default="1,16,64,256")
+    options.add_argument("--loads", default=",".join(LOADS), help="of " + ", ".join(LOADS))
     options.add_argument("--quick", action="store_true", help="one round of short cells")
     options.add_argument("--json", type=Path, metavar="FILE", help="write every sample as a line")
     given = options.parse_args()
@@ -83,6 +85,10 @@ def main() -> int:
         options.error(f"no such target: {unknown[0]}; there are {', '.join(TARGETS)}")
     rounds, seconds = (1, 0.5) if given.quick else (given.rounds, given.seconds)
     counts = [int(count) for count in given.connections.split(",")]
+    loads = [kind for kind in given.loads.split(",") if kind]
+    if unknown := [kind for kind in loads if kind not in LOADS]:
+        options.error(f"no such load: {unknown[0]}; there are {', '.join(LOADS)}")
+    wanted = cells(counts, loads)
     samples: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory(prefix="vllm-console-bench-") as root:
         made = tools(Path(root))
@@ -92,7 +98,7 @@ def main() -> int:
                 for name in list(names) if number % 2 == 0 else names[::-1]:
                     try:
                         directory = Path(tempfile.mkdtemp(prefix=f"{name}-", dir=root))
-                        samples += visit(made, name, directory, ports, cells(counts), seconds)
+                        samples += visit(made, name, directory, ports, wanted, seconds)
                     except Missing as reason:
                         print(f"{name} left out: {reason}", file=sys.stderr)
                         names.remove(name)
@@ -172,6 +178,8 @@ def show(figures: Figures, counts: Sequence[int]) -> None:
             1e-3,
         ),
     ):
+        if not any(sample["cell"].startswith(f"{kind} ") for sample in figures.samples):
+            continue
         added = " added " in f" {title} "
         rows: list[list[object]] = []
         for name in figures.targets:

@@ -223,7 +223,7 @@ static int feed(Conn *c, const char *at, size_t n) {
     return c->part == COUNTED && !c->left;
 }
 
-static void receive(Conn *c) {
+static void receive(Conn *c, int ends) {
     static char bytes[256 << 10];
     while (c->fd >= 0) {
         ssize_t got = recv(c->fd, bytes, sizeof bytes, 0);
@@ -254,6 +254,7 @@ static void receive(Conn *c) {
             finish(c, 1);
             return;
         }
+        if ((size_t)got < sizeof bytes && !ends) return;  // all there was: epoll tells of more
     }
 }
 
@@ -343,7 +344,8 @@ int main(int count, char **words) {
         for (int i = 0; i < n; i++) {
             Conn *c = events[i].data.ptr;
             if (c->fd >= 0 && events[i].events & EPOLLOUT) send_rest(c);
-            if (c->fd >= 0 && events[i].events & ~(uint32_t)EPOLLOUT) receive(c);
+            if (c->fd >= 0 && events[i].events & ~(uint32_t)EPOLLOUT)
+                receive(c, events[i].events & (EPOLLRDHUP | EPOLLHUP | EPOLLERR));
             if (!c->busy && !gap && !once && now_ns() < over) start(c, now_ns());
         }
     }

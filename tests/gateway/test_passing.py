@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import json
 import random
+from math import inf
 
 import pytest
 
 from tests.gateway.endpoint import CHAT, Endpoint, chat, model_of, request, run, until
 from tests.gateway.fake_worker import FakeWorker
+from vllm_console.gateway import reply
 
 
 def test_a_request_reaches_the_worker_as_it_was_written_and_its_answer_comes_back() -> None:
@@ -114,6 +116,31 @@ def test_the_head_of_a_stream_and_each_event_go_out_when_they_come() -> None:
             worker.release.set()
             assert b'"n": 0' in await client.chunk()
 
+    run(main())
+
+
+@pytest.mark.parametrize(
+    ("fast_s", "stream", "told"), [(inf, True, 3), (inf, False, 0), (0.0, True, 0)]
+)
+def test_a_fast_stream_is_told_of_at_each_piece_between_its_first_and_its_last(
+    monkeypatch: pytest.MonkeyPatch, fast_s: float, stream: bool, told: int
+) -> None:
+    class FakePace:
+        times = 0
+
+        def fast(self) -> None:
+            self.times += 1
+
+    async def main() -> None:
+        worker = await FakeWorker(slow=0.001).start()
+        async with Endpoint(model_of(worker)) as endpoint:
+            pace = FakePace()
+            monkeypatch.setattr(endpoint.gateway, "pace", pace)
+            answer = await endpoint.ask(chat(stream=stream, fake={"chunks": 5}))
+            assert answer.status == 200
+            assert pace.times == told
+
+    monkeypatch.setattr(reply, "FAST_S", fast_s)
     run(main())
 
 

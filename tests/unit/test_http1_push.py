@@ -237,3 +237,44 @@ def test_interim_answers_and_trailers_are_passed_over() -> None:
             assert taken.headers == [(b"transfer-encoding", b"chunked")]
 
     run(main())
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok",
+        b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n\r\n",
+    ],
+)
+def test_what_comes_after_an_answer_is_not_taken_for_it(answer: bytes) -> None:
+    async def main() -> None:
+        async with Server(answering(answer + answer.replace(b"ok", b"no"))) as origin:
+            taken = Taken()
+            origin.send(HEAD, b"{}", taken)
+            await taken.wait()
+            assert (taken.status, taken.body, taken.error) == (200, b"ok", None)
+            assert taken.calls == ["answered", "arrived"]
+            await until(lambda: not origin.connections)
+
+    run(main())
+
+
+def test_a_client_that_lags_behind_the_end_of_an_answer_does_not_stop_the_next_one() -> None:
+    class Lags(Taken):
+        line: Line
+
+        def arrived(self, piece: bytes, ended: bool) -> None:
+            super().arrived(piece, ended)
+            self.line.pause()
+
+    async def main() -> None:
+        async with Server(answering(OK, OK)) as origin:
+            taken = Lags()
+            taken.line = origin.send(HEAD, b"{}", taken)
+            await taken.wait()
+            again = Taken()
+            assert origin.send(HEAD, b"{}", again) is taken.line
+            await again.wait()
+            assert again.body == b"ok"
+
+    run(main())

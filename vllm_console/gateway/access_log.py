@@ -1,13 +1,15 @@
-"""One line of JSON a request, in batches, in files that rotate; never a word of what was asked."""
+"""One line of JSON a request, in batches, in files that rotate; never a word of what was asked.
+
+Lines are made by the event loop's thread, some at a time: made by the writer's, thousands at once,
+they kept the loop from the interpreter for milliseconds of each second.
+"""
 
 from __future__ import annotations
 
 import logging
 import os
 import threading
-import time
-from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable
 from contextlib import suppress
 from datetime import UTC, datetime
 from functools import lru_cache
@@ -25,9 +27,9 @@ FILES = 5
 """Files that are kept, the one that is written to among them."""
 WAITING = 100_000
 """Lines that wait at most for the disk, about 30 MB; what comes beyond is lost and counted."""
+BATCH = 64
+"""Requests whose lines are made together, which is cheaper than alone: 0.1 ms at a time."""
 _FLAGS = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
-_BATCH = 100
-"""Lines after which the event loop's thread may go on: what lies between is its delay."""
 
 _log = logging.getLogger(__name__)
 
@@ -51,29 +53,46 @@ class AccessLog:
         self._path = path
         self._most_bytes = most_bytes
         self._files = files
-        self._waiting: deque[Record] = deque()
+        self._records: list[Record] = []
+        """The newest requests, without a line so far."""
+        self._waiting: list[bytes] = []
+        self._count = 0
+        """Lines that wait."""
         self._lock = threading.Lock()
+        """Held to change what waits."""
 
     def add(self, record: Record) -> None:
         """Have a request written with the next batch."""
-        if len(self._waiting) < WAITING:
-            self._waiting.append(record)
-        else:
-            self.lost += 1
+        with self._lock:
+            self._records.append(record)
+            if len(self._records) >= BATCH:
+                self._make_lines()
 
     def flush(self) -> None:
         """Write what waits."""
         with self._lock:
-            records = [self._waiting.popleft() for _ in range(len(self._waiting))]
-            if not records:
-                return
-            try:
-                self._write(b"".join(_lines(records)))
-            except OSError as error:
-                self.lost += len(records)
-                self._tell(f"{self._path}: requests are not logged: {error.strerror}")
-            else:
-                self._tell(None)
+            self._make_lines()
+            texts, self._waiting = self._waiting, []
+            count, self._count = self._count, 0
+        if not texts:
+            return
+        try:
+            self._write(b"".join(texts))
+        except OSError as error:
+            with self._lock:
+                self.lost += count
+            self._tell(f"{self._path}: requests are not logged: {error.strerror}")
+        else:
+            self._tell(None)
+
+    def _make_lines(self) -> None:
+        room = WAITING - self._count
+        records = self._records[:room] if room > 0 else []
+        self.lost += len(self._records) - len(records)
+        self._records.clear()
+        if records:
+            self._waiting.append(lines(records))
+            self._count += len(records)
 
     def _write(self, text: bytes) -> None:
         """Append lines, all of them or none."""
@@ -108,41 +127,37 @@ class AccessLog:
         self.trouble = trouble
 
 
-def _lines(records: Sequence[Record]) -> Iterator[bytes]:
-    for index, record in enumerate(records):
-        if index % _BATCH == 0:
-            time.sleep(0)
-        yield line(record)
+def lines(records: Iterable[Record]) -> bytes:
+    """A line each: times in seconds to the microsecond, unknown ones `null`."""
+    return _encoded([_line(record) for record in records])
 
 
-def line(record: Record) -> bytes:
-    """A request as a line: times in seconds to the microsecond, unknown ones `null`."""
-    seconds, millis = divmod(int(record.at * 1000), 1000)
-    return _ENCODER.encode(
-        _Line(
-            f"{_second(seconds)}.{millis:03}Z",
-            record.id,
-            record.key or None,
-            record.model or None,
-            record.worker or None,
-            CLASSES[record.cls],
-            record.path,
-            record.status,
-            record.stream,
-            _micros(record.queue_s),
-            _micros(record.ttft_s),
-            _micros(record.e2e_s),
-            record.prompt,
-            record.cached,
-            record.generated,
-            record.finish,
-            _micros(record.gpu_s),
-            record.cost,
-            record.retries,
-            record.bytes_out,
-            record.error,
-        )
-    ) + b"\n"  # fmt: skip
+def _line(record: Record) -> _Line:
+    second, millis = divmod(int(record.at * 1000), 1000)
+    queue_s, ttft_s = record.queue_s, record.ttft_s
+    return _Line(
+        f"{_second(second)}.{millis:03}Z",
+        record.id,
+        record.key or None,
+        record.model or None,
+        record.worker or None,
+        CLASSES[record.cls],
+        record.path,
+        record.status,
+        record.stream,
+        None if queue_s is None else int(queue_s * 1e6 + 0.5) / 1e6,
+        None if ttft_s is None else int(ttft_s * 1e6 + 0.5) / 1e6,
+        int(record.e2e_s * 1e6 + 0.5) / 1e6,
+        record.prompt,
+        record.cached,
+        record.generated,
+        record.finish,
+        int(record.gpu_s * 1e6 + 0.5) / 1e6,
+        record.cost,
+        record.retries,
+        record.bytes_out,
+        record.error,
+    )
 
 
 class _Line(msgspec.Struct, gc=False, rename={"cls": "class"}):
@@ -177,8 +192,4 @@ def _second(at: int) -> str:
     return datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%dT%H:%M:%S")
 
 
-def _micros(seconds: float | None) -> float | None:
-    return None if seconds is None else round(seconds, 6)
-
-
-_ENCODER = msgspec.json.Encoder()
+_encoded = msgspec.json.Encoder().encode_lines

@@ -8,7 +8,6 @@ Whatever happens, `_over` runs once: places, budgets and counts are settled ther
 
 from __future__ import annotations
 
-import logging
 import time
 from math import inf
 from time import monotonic
@@ -25,40 +24,27 @@ from vllm_console.gateway.keyring import Key
 from vllm_console.gateway.measures import GONE, Record
 from vllm_console.gateway.paths import Kind
 from vllm_console.gateway.refusals import Refused
+from vllm_console.gateway.reply import Reply
 from vllm_console.gateway.routes import Gateway, Live, Wire
-from vllm_console.gateway.tokens import Tally
 from vllm_console.http1 import Headers, HttpError, Line
-
-_LOG = logging.getLogger(__name__)
 
 RETRIES = 2
 """Other workers that are tried after the first."""
-_JOINED = 16 << 10
-"""A piece up to this many bytes leaves in one write with the head before it."""
 QUIET_S = 5.0
 """Seconds a streaming client waits before it is sent a head and a comment."""
 COMMENT_S = 10.0
 """Seconds between comments: under the idle limit of every proxy and client seen."""
-MAX_TOLD = 16 << 10
-"""Bytes of a worker's error that are told inside a stream whose head has gone out."""
-
-_EVENTS = (
-    b"content-type: text/event-stream; charset=utf-8\r\ncache-control: no-cache\r\n"
-    b"transfer-encoding: chunked\r\n\r\n"
-)
 
 
 @final
-class Exchange:
+class Exchange(Reply):
     """A request for a worker and what becomes of it; the taker of the worker's answer."""
 
     __slots__ = (
-        "_admitted_at", "_arrived_at", "_ask", "_began", "_begun", "_bytes_out", "_chunked",
-        "_cls", "_comment_at", "_connection", "_deadline", "_estimate", "_events", "_finished",
-        "_first_at", "_gateway", "_gpu_s", "_head", "_id", "_key", "_kind", "_line", "_live",
-        "_mark", "_more", "_payload", "_pending", "_pieces", "_prompt", "_queued_at", "_reserved",
-        "_served_by", "_slot", "_spoken", "_status", "_stream", "_strips", "_tally", "_told",
-        "_tried", "_url", "_waiting", "_wire", "size",
+        "_admitted_at", "_arrived_at", "_ask", "_began", "_cls", "_comment_at", "_deadline",
+        "_estimate", "_finished", "_gateway", "_gpu_s", "_head", "_key", "_line", "_live", "_mark",
+        "_payload", "_pieces", "_prompt", "_queued_at", "_reserved", "_served_by", "_slot",
+        "_stream", "_strips", "_tried", "_url", "_waiting", "_wire", "size",
     )  # fmt: skip
 
     def __init__(
@@ -71,19 +57,17 @@ class Exchange:
         key: Key,
         now: float,
     ) -> None:
-        self._connection = connection
+        more = gateway.date
+        if head.origin is not None:
+            more += heads.cross_origin(head.origin, gateway.table.cors)
+        request_id = head.request_id or heads.request_id()
+        super().__init__(connection, kind, request_id, more, gateway.pace)
         self._gateway = gateway
-        self._kind = kind
         self._url = url
         self._head = head
-        self._id = head.request_id or heads.request_id()
         self._key = key
         self._began = now
         self._arrived_at = time.time()
-        self._more = gateway.date
-        """Header lines that every answer gets."""
-        if head.origin is not None:
-            self._more += heads.cross_origin(head.origin, gateway.table.cors)
         self._pieces: list[bytes] = []
         self.size = 0
         """Bytes of the request's body so far."""
@@ -108,20 +92,6 @@ class Exchange:
         self._gpu_s = 0.0
         self._served_by = ""
         self._tried: tuple[Slot, ...] = ()
-        self._tally: Tally | None = None
-        self._status = 0
-        self._begun = False
-        """Whether the head of the answer has been made; from there on errors are in-band."""
-        self._spoken = False
-        """Whether a byte of the worker's answer has gone out."""
-        self._events = False
-        self._chunked = False
-        self._pending = b""
-        """The head of the answer, until a piece of its body goes out with it."""
-        self._told: bytes | None = None
-        """A worker's error that has to be told in-band, as far as it is here."""
-        self._first_at: float | None = None
-        self._bytes_out = 0
         self._finished = False
         gateway.in_requests += 1
 
@@ -278,67 +248,12 @@ class Exchange:
             slot.succeeded(self._began)
         self._payload = b""
         self._ask = None
-        self._status = status
-        connection = self._connection
-        parts, length, kind = heads.answer(status, headers, self._id, self._more)
-        events = self._events = kind.startswith(b"text/event-stream")
-        if status == 200:
-            self._tally = Tally(self._kind, events, self._strips, self._prompt)
-        if self._begun:
-            if status != 200 or not events:
-                self._told = b""
-            return
-        self._begun = True
-        if length is not None and not events:
-            parts += (b"content-length: ", length, b"\r\n\r\n")
-        elif status == 204 or status == 304:
-            parts.append(b"\r\n")
-        elif connection.speaks_11:
-            self._chunked = True
-            parts.append(b"transfer-encoding: chunked\r\n\r\n")
-        else:
-            connection.keep = False
-            parts.append(b"\r\n")
-        if not connection.keep:
-            parts.insert(1, b"connection: close\r\n")
-        self._pending = b"".join(parts)
+        self._begin(status, headers, self._strips, self._prompt)
 
-    def arrived(self, piece: bytes, ended: bool) -> None:
-        """A piece of the worker's answer, perhaps the last."""
-        if self._told is not None:
-            self._tell(piece, ended)
-            return
-        tally = self._tally
-        if piece and self._first_at is None:
-            self._first_at = monotonic()
-        if tally is not None:
-            try:
-                if piece:
-                    piece = tally.feed(piece)
-                if ended:
-                    piece += tally.end()
-            except Exception:  # an answer that cannot be counted is an answer all the same
-                _LOG.exception("tokens could not be counted")
-                self._tally = None
-        self._bytes_out += len(piece)
-        write = self._connection.write
-        self._spoken = True
-        if self._chunked:
-            if piece:
-                piece = b"%x\r\n%b\r\n" % (len(piece), piece)
-            if ended:
-                piece += b"0\r\n\r\n"
-        if self._pending:
-            if len(piece) <= _JOINED:
-                piece = self._pending + piece
-            else:
-                write(self._pending)
-            self._pending = b""
-        if piece:
-            write(piece)
-        if ended:
-            self._line = None
-            self._over(self._status)
+    def delivered(self, error: str | None = None) -> None:
+        """The answer has gone out to its end."""
+        self._line = None
+        self._over(self._status, error)
 
     def failed(self, error: HttpError, line: Line) -> None:
         """The worker's answer does not come, or breaks off."""
@@ -357,17 +272,6 @@ class Exchange:
             self._break(reasons.worker_died())
         else:
             self.refuse(reasons.worker_lost("" if self._live is None else self._live.name))
-
-    def _tell(self, piece: bytes, ended: bool) -> None:
-        """Gathers an error that comes after the head went out, and sends it as an event."""
-        told = self._told
-        assert told is not None
-        self._told = (told + piece)[:MAX_TOLD]
-        if ended:
-            self._line = None
-            named = b"event: error\n" if self._kind.shape == "anthropic" else b""
-            self._end(b"%bdata: %b\n\n" % (named, b" ".join(self._told.split())))
-            self._over(self._status, "worker_error")
 
     # Ends that are not the worker's.
 
@@ -397,14 +301,6 @@ class Exchange:
             self._connection.transport.abort()
         self._over(self._status, refused.code)
 
-    def _end(self, piece: bytes) -> None:
-        """The last piece of a stream."""
-        if self._chunked:
-            piece = b"%x\r\n%b\r\n0\r\n\r\n" % (len(piece), piece)
-        self._bytes_out += len(piece)
-        self._connection.write(self._pending + piece)
-        self._pending = b""
-
     def cut_short(self) -> None:
         """The gateway ends: so does the exchange, with a word about it where there can be one."""
         refusal = reasons.shutting_down()
@@ -423,11 +319,6 @@ class Exchange:
             self._waiting = None
         self._over(GONE, "client_gone")
 
-    @property
-    def begun(self) -> bool:
-        """Whether the head of its answer is on its way to the client."""
-        return self._begun
-
     def look(self, now: float) -> None:
         """What time brings: a comment for a client that waits, the end of an answer overdue."""
         if self._waiting is None and self._line is None:
@@ -444,22 +335,14 @@ class Exchange:
     def _comment(self, now: float) -> None:
         """Keeps a streaming client that waits, and every proxy before it, from giving up."""
         self._comment_at = now + COMMENT_S
-        live, connection = self._live, self._connection
+        live = self._live
         assert live is not None
         if self._waiting is None and not self._begun:
             return  # the worker has it: its own head is to come
-        if not connection.speaks_11:
+        if not self._connection.speaks_11:
             return
         what = "waiting" if live.queue.capacity else "loading"
-        text = b": %b %b\n\n" % (what.encode(), live.name.encode())
-        piece = b"%x\r\n%b\r\n" % (len(text), text)
-        if not self._begun:
-            self._begun = self._chunked = self._events = True
-            start = [heads.status_line(200), self._more, b"x-request-id: ", self._id]
-            if not connection.keep:
-                start.append(b"\r\nconnection: close")
-            piece = b"".join((*start, b"\r\n", _EVENTS, piece))
-        connection.write(piece)
+        self._remark(b"%b %b" % (what.encode(), live.name.encode()))
 
     def pause(self) -> None:
         """The client does not keep up."""
@@ -479,8 +362,9 @@ class Exchange:
         now = monotonic()
         gateway, live, tally, key = self._gateway, self._live, self._tally, self._key
         self._payload = b""
-        gateway.reading -= sum(map(len, self._pieces))
-        self._pieces.clear()
+        if self._pieces:
+            gateway.reading -= sum(map(len, self._pieces))
+            self._pieces.clear()
         self._leave(now)
         prompt = cached = generated = 0
         finish = None

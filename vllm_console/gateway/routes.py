@@ -16,6 +16,7 @@ from vllm_console.gateway.balancing import Balance
 from vllm_console.gateway.client import Client
 from vllm_console.gateway.keyring import Keyring
 from vllm_console.gateway.measures import Measures, Record
+from vllm_console.gateway.pace import Pace
 from vllm_console.gateway.table import Model, Table, Worker
 from vllm_console.http1 import Origin
 
@@ -82,6 +83,8 @@ class Gateway:
         """Called with the name of a cold model that somebody waits for, once until it changes."""
         self.sinks: list[Callable[[Record], object]] = []
         """Called with each request that is over, after the measures."""
+        self.pace = Pace()
+        """Told of streams that run fast."""
         self.draining = False
         self.drained_at = 0.0
         """When it began to drain."""

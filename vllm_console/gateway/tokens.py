@@ -30,7 +30,8 @@ _USAGE: Final = b'"usage"'
 _ENDS: Final = (b"\n\n", b"\n\r\n")
 _SEPARATOR: Final = re.compile(rb"\n\r?\n")
 _DONE_SIZE: Final = len(b"data: [DONE]\r\n\r\n")
-_FINISH: Final = re.compile(rb'"finish_reason": ?"([^"\\]*)"')
+_FINISH_REASON: Final = b'"finish_reason"'
+_FINISH: Final = re.compile(rb'"finish_reason": ?"([^"\\]*)"').match
 _ERROR: Final = re.compile(rb'(?:^|\n)(?:event: ?error\r?\n|data: ?{"error")')
 _WORD: Final = re.compile(r"[a-z_]{1,32}")
 _CANDIDATES: Final = 8
@@ -156,7 +157,7 @@ class Tally:
             return self._whole(piece)
         size = len(piece)
         self._bytes += size
-        if not self._held and _USAGE not in piece and piece.endswith(_ENDS):
+        if not self._held and piece.rfind(_USAGE) < 0 and piece.endswith(_ENDS):
             if size > _DONE_SIZE:
                 self._last = piece
             return piece
@@ -206,8 +207,7 @@ class Tally:
     def _events(self, piece: bytes) -> bytes:
         """Events that tell usage, or that do not end with the piece."""
         text = self._held + piece if self._held else piece
-        plain, crlf = text.rfind(b"\n\n"), text.rfind(b"\n\r\n")
-        end = crlf + 3 if crlf > plain else plain + 2 if plain >= 0 else 0
+        end = _begins(text, 0, len(text))
         events, rest = text[:end], text[end:]
         if len(rest) <= HELD:
             self._held = rest
@@ -230,22 +230,24 @@ class Tally:
 
     def _read(self, events: bytes) -> bytes:
         """The events without those that are for us alone; what they tell is taken."""
-        if _USAGE not in events:
-            if len(events) > _DONE_SIZE:
-                self._last = events
-            return events
         kept = []
-        at = 0
-        while at < len(events):
-            found = _SEPARATOR.search(events, at)
+        at = end = 0
+        while (usage := events.find(_USAGE, end)) >= 0:
+            start = _begins(events, end, usage)
+            found = _SEPARATOR.search(events, usage)
             end = len(events) if found is None else found.end()
-            one, at = events[at:end], end
-            only_usage = _USAGE in one and self._take(one[one.find(b"{") : one.rfind(b"}") + 1])
-            if not only_usage and len(one) > _DONE_SIZE:
-                self._last = one
-            if not (only_usage and self._strip):
-                kept.append(one)
-        return b"".join(kept)
+            if self._take(events[events.find(b"{", start) : events.rfind(b"}", start, end) + 1]):
+                self._keep_last(events[at:start])
+                kept.append(events[at : start if self._strip else end])
+                at = end
+        rest = events[at:] if at else events
+        self._keep_last(rest)
+        return b"".join((*kept, rest)) if kept else rest
+
+    def _keep_last(self, events: bytes) -> None:
+        """Remembers events that may say how the stream ended."""
+        if len(events) > _DONE_SIZE:
+            self._last = events
 
     def _take(self, text: bytes) -> bool:
         """Takes what a JSON text tells; true if it is an event of nothing but usage."""
@@ -338,8 +340,18 @@ class Tally:
         """Looks for how a stream ended where no event of usage said it."""
         if self.finish is not None:
             return
-        words = _FINISH.findall(self._last)
-        if words:
-            self._ended(words[-1].decode("utf-8", "replace"))
-        elif _ERROR.search(self._last):
+        last = self._last
+        at = len(last)
+        while (at := last.rfind(_FINISH_REASON, 0, at)) >= 0:
+            if (found := _FINISH(last, at)) is not None:
+                self._ended(found[1].decode("utf-8", "replace"))
+                return
+        if _ERROR.search(last):
             self.finish = "error"
+
+
+def _begins(events: bytes, since: int, at: int) -> int:
+    """Where the event begins that a place is in, where one begins at `since`."""
+    plain = events.rfind(b"\n\n", since, at)
+    crlf = events.rfind(b"\n\r\n", since, at) if b"\r" in events else -1
+    return crlf + 3 if crlf > plain else plain + 2 if plain >= 0 else since

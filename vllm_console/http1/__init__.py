@@ -20,6 +20,7 @@ Plain TCP only, no redirects, no content decoding. Every failure is an `HttpErro
 
 from __future__ import annotations
 
+from vllm_console.http1.connection import HIGH_WATER
 from vllm_console.http1.failures import (
     BadRequest,
     BadResponse,
@@ -28,7 +29,7 @@ from vllm_console.http1.failures import (
     HttpError,
     RequestTimedOut,
 )
-from vllm_console.http1.pool import HIGH_WATER, Pool, Response, StreamedResponse
+from vllm_console.http1.pool import Pool, Response, StreamedResponse
 from vllm_console.http1.push import MAX_OVERHEAD, SAFE_IDLE_S, Headers, Line, Origin, Taker
 
 __all__ = [

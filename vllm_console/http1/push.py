@@ -120,9 +120,9 @@ class Line(asyncio.Protocol):
     """One connection: at most one exchange at a time, any number one after another."""
 
     __slots__ = (
-        "_body", "_framed", "_head", "_headers", "_origin", "_overhead", "_parser", "_paused",
-        "_pieces", "_reusable", "_taker", "_transport", "done", "heard", "idle_since", "kept",
-        "status",
+        "_body", "_count", "_framed", "_head", "_headers", "_origin", "_overhead", "_parser",
+        "_paused", "_pieces", "_reusable", "_taker", "_transport", "done", "heard", "idle_since",
+        "kept", "on_body", "status",
     )  # fmt: skip
 
     def __init__(self, origin: Origin) -> None:
@@ -132,6 +132,8 @@ class Line(asyncio.Protocol):
         self._taker: Taker | None = None
         self._paused = False
         self._pieces: list[bytes] = []
+        self.on_body = self._pieces.append
+        """Called by the parser with each chunk of a body: a C function, as there are many."""
         self.kept = False
         """Whether the exchange runs on a connection that has carried one before."""
         self.heard = False
@@ -176,8 +178,8 @@ class Line(asyncio.Protocol):
             taker.failed(error, self)
 
     def pause(self) -> None:
-        """Stops reading, which slows the server down."""
-        if not self._paused:
+        """Stops reading, which slows the server down; an answer that is all here is left alone."""
+        if not self._paused and self._taker is not None:
             self._paused = True
             if self._transport is not None and not self._transport.is_closing():
                 self._transport.pause_reading()
@@ -220,6 +222,8 @@ class Line(asyncio.Protocol):
                 self.fail(BadResponse(f"{self._where}: not an HTTP/1.1 answer ({reason(error)})"))
                 return
         pieces = self._pieces
+        if self.done and len(pieces) > self._count:
+            del pieces[self._count :]  # of what came after the answer
         if pieces:
             piece = pieces[0] if len(pieces) == 1 else b"".join(pieces)
             pieces.clear()
@@ -293,13 +297,12 @@ class Line(asyncio.Protocol):
             self.status = status
             self._reusable = self._parser.should_keep_alive()
 
-    def on_body(self, body: bytes) -> None:
-        if not self.done:
-            self._pieces.append(body)
-
     def on_message_complete(self) -> None:
+        if self.done:
+            return
         if self.status:
             self.done = True
+            self._count = len(self._pieces)
         else:  # an interim 1xx answer
             self._headers.clear()
             self._framed = False

@@ -12,15 +12,22 @@ from typing import Any
 import pytest
 
 from tests.unit.gateway.test_measures import request
-from vllm_console.gateway.access_log import AccessLog, line
+from vllm_console.gateway.access_log import BATCH, AccessLog
+from vllm_console.gateway.access_log import lines as lines_of
+from vllm_console.gateway.measures import Record
 
 
 def lines(path: Path) -> list[dict[str, Any]]:
     return [json.loads(text) for text in path.read_text().splitlines()]
 
 
+def told(record: Record) -> dict[str, Any]:
+    [text] = lines_of([record]).splitlines()
+    return dict(json.loads(text))
+
+
 def test_a_line_says_what_became_of_a_request_and_nothing_of_its_text() -> None:
-    found = json.loads(line(request(at=1_700_000_000.25, path="/v1/completions", bytes_out=77)))
+    found = told(request(at=1_700_000_000.25, path="/v1/completions", bytes_out=77))
     assert found == {
         "at": "2023-11-14T22:13:20.250Z", "id": "r-1", "key": "alice", "model": "qwen",
         "worker": "qwen-1", "class": "normal", "path": "/v1/completions", "status": 200,
@@ -31,8 +38,16 @@ def test_a_line_says_what_became_of_a_request_and_nothing_of_its_text() -> None:
 
 
 def test_what_is_not_known_is_null() -> None:
-    found = json.loads(line(request(key="", model="", worker="", queue_s=None, ttft_s=None)))
+    found = told(request(key="", model="", worker="", queue_s=None, ttft_s=None))
     assert [found[name] for name in ("key", "model", "worker", "queue_s", "ttft_s")] == [None] * 5
+
+
+def test_times_are_told_to_the_microsecond() -> None:
+    found = told(
+        request(at=1_700_000_000.9996, queue_s=2e-7, ttft_s=0.0123456789, e2e_s=59.9999996)
+    )
+    assert found["at"] == "2023-11-14T22:13:20.999Z"
+    assert (found["queue_s"], found["ttft_s"], found["e2e_s"]) == (0.0, 0.012346, 60.0)
 
 
 def test_lines_are_written_in_batches_to_a_file_of_ones_own(tmp_path: Path) -> None:
@@ -52,7 +67,7 @@ def test_lines_are_written_in_batches_to_a_file_of_ones_own(tmp_path: Path) -> N
 
 def test_files_rotate_by_size_and_the_oldest_goes(tmp_path: Path) -> None:
     path = tmp_path / "access.jsonl"
-    log = AccessLog(path, most_bytes=len(line(request(id="r-00"))) * 2, files=3)
+    log = AccessLog(path, most_bytes=len(lines_of([request(id="r-00")])) * 2, files=3)
     for number in range(10):
         log.add(request(id=f"r-{number:02}"))
         log.flush()
@@ -60,6 +75,17 @@ def test_files_rotate_by_size_and_the_oldest_goes(tmp_path: Path) -> None:
     assert names == ["access.jsonl", "access.jsonl.1", "access.jsonl.2"]
     kept = [found["id"] for name in reversed(names) for found in lines(tmp_path / name)]
     assert kept == [f"r-{number:02}" for number in range(4, 10)]
+
+
+def test_requests_stay_in_order_whether_their_lines_are_made_at_once_or_when_written(
+    tmp_path: Path,
+) -> None:
+    log = AccessLog(tmp_path / "access.jsonl")
+    for number in range(BATCH * 2 + 3):
+        log.add(request(id=str(number)))
+    log.flush()
+    found = [int(each["id"]) for each in lines(tmp_path / "access.jsonl")]
+    assert found == list(range(BATCH * 2 + 3))
 
 
 def test_a_file_that_somebody_moved_away_is_begun_anew(tmp_path: Path) -> None:
@@ -137,6 +163,9 @@ def test_too_many_lines_are_counted_and_let_go(
     log.flush()
     assert log.lost == 3
     assert len(lines(tmp_path / "access.jsonl")) == 5
+    for _ in range(BATCH * 2):
+        log.add(request())
+    assert log.lost == 3 + BATCH * 2 - 5
 
 
 def test_nothing_is_lost_between_two_threads(tmp_path: Path) -> None:
