@@ -21,13 +21,11 @@ import time
 import psutil
 from common import BenchFleet, fleet, median, parser, table, workers_of
 
+from tests.ui.screen import Screen
 from vllm_console.traffic.generate import Target
 from vllm_console.traffic.process import TrafficProcess
 
-ESCAPE = re.compile(
-    rb"\x1b(?:\[[0-9;?<>=]*[a-zA-Z]|\][^\x07\x1b]*(?:\x07|\x1b\\)|[PX^_].*?\x1b\\|.)"
-)
-LIVE = re.compile(rb"\d[\d.,]*\s?k?\s*(?:tok/s|t/s)")
+LIVE = re.compile(r"\d[\d.,]*\s?k?\s*(?:tok/s|t/s)")
 """A throughput with a number before it: drawn only once a sample has been taken."""
 
 
@@ -44,7 +42,7 @@ class Terminal:
             fcntl.ioctl(0, termios.TIOCSWINSZ, size)
             os.execv(words[0], words)
         self.bytes = 0
-        self.drawn = b""
+        self.screen = Screen(columns, rows)
         self.first_live: float | None = None
 
     def drain(self, seconds: float, *, until_live: bool = False) -> None:
@@ -57,11 +55,11 @@ class Terminal:
             try:
                 data = os.read(self.fd, 1 << 16)
             except OSError:
-                raise SystemExit(f"the console ended: {self.drawn[-400:]!r}") from None
+                raise SystemExit(f"the console ended\n{self.screen.text}") from None
             self.bytes += len(data)
             if self.first_live is None:
-                self.drawn += data
-                if LIVE.search(ESCAPE.sub(b"", self.drawn)):
+                self.screen.feed(data)
+                if LIVE.search(self.screen.text):
                     self.first_live = time.monotonic() - self.started
                     if until_live:
                         return

@@ -1,9 +1,10 @@
 """From a key to its picture: a real console on a pty over a scripted fleet of 4 and of 64 models.
 
-    python -m benchmarks.key_to_paint [--size 160x48] [--rounds 16]
+    python -m benchmarks.key_to_paint [--size 160x48] [--rounds 16] [--against CHECKOUT]
 
-A key's time ends when the terminal has read the text that only this key brings. Meanwhile the fleet
-sends a snapshot a second in which every number moves, as a live one does.
+A key's time ends when what only this key brings stands on the screen that the terminal makes of
+what it has read. Meanwhile the fleet sends a snapshot a second in which every number moves, as a
+live one does. `--against` measures another checkout too, round by round in turn with this one.
 """
 
 from __future__ import annotations
@@ -12,20 +13,20 @@ import argparse
 import fcntl
 import os
 import random
-import re
 import select
 import struct
 import subprocess
 import sys
 import termios
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from tests.ui.screen import Screen
 
 MODELS = (4, 64)
-ESCAPES = re.compile(
-    rb"\x1b(?:\[[0-9;?<>=]*[a-zA-Z]|\][^\x07\x1b]*(?:\x07|\x1b\\)|[PX^_].*?\x1b\\|.)", re.DOTALL
-)
 GOAL_S = 0.1
+HERE = Path(__file__).resolve().parents[1]
 _WITHIN_S = 10.0
 _QUIET_S = 0.04
 """Seconds without a byte after which a picture is complete."""
@@ -33,79 +34,114 @@ _QUIET_S = 0.04
 _STARTED_S = 0.6
 """The same after the start."""
 
-Step = tuple[str, bytes, str]
-"""What the key does, the key, and a pattern of the text that it brings."""
+Seen = Callable[[Screen], bool]
+Step = tuple[str, bytes, Seen]
+"""What the key does, the key, and whether what it brings stands there."""
+
+
+def shows(text: str) -> Seen:
+    """A text stands there."""
+    return lambda screen: text in screen.text
+
+
+def hides(text: str) -> Seen:
+    """A text no longer stands there."""
+    return lambda screen: text not in screen.text
+
+
+def bold(text: str) -> Seen:
+    """A text stands there in bold."""
+
+    def seen(screen: Screen) -> bool:
+        ink = screen.ink_of(text)
+        return ink is not None and "1" in ink[0]
+
+    return seen
 
 
 def steps() -> Sequence[Step]:
     """One round; it ends where it began."""
-    board = "¹engines"
     escape = b"\x1b[27u"  # as the kitty protocol has it: told at once from the start of a sequence
+    board = shows("1-4 panel  z zoom")
     return (
-        ("select", b"j", "─ 2 of"),
-        ("select", b"k", "─ 1 of"),
-        ("panel", b"2", "²performance"),
-        ("panel", b"1", board),
-        ("filter", b"/", "keep"),
-        ("filter", b"p", "p▏"),
-        ("filter", escape, "1-4 panel"),
-        ("select", b"\x1b[H", "─ 1 of"),
-        ("zoom", b"z", board),
-        ("zoom", b"z", "³batching"),
-        ("help", b"?", "esc closes"),
-        ("back", escape, "1-4 panel"),
-        ("events", b"E", "esc back"),
-        ("back", escape, "1-4 panel"),
-        ("worker", b"\r", "esc back"),
-        ("back", escape, "1-4 panel"),
-        ("history", b"H", "esc back"),
-        ("back", escape, "1-4 panel"),
+        ("select", b"j", shows("─ 2 of")),
+        ("select", b"k", shows("─ 1 of")),
+        ("panel", b"2", bold("²performance")),
+        ("panel", b"1", bold("¹engines")),
+        ("filter", b"/", shows("enter keep")),
+        ("filter", b"p", shows("p▏")),
+        ("filter", escape, board),
+        ("select", b"\x1b[H", shows("─ 1 of")),
+        ("zoom", b"z", shows("¹engines  ²performance")),
+        ("zoom", b"z", shows("─ ³batching ─")),
+        ("help", b"?", shows("esc closes")),
+        ("back", escape, hides("esc closes")),
+        ("events", b"E", shows("esc back")),
+        ("back", escape, board),
+        ("worker", b"\r", shows("esc back")),
+        ("back", escape, board),
+        ("history", b"H", shows("esc back")),
+        ("back", escape, board),
     )
 
 
 class Terminal:
-    """A console on a pty, read as a terminal reads."""
+    """A console of a checkout on a pty, read as a terminal reads."""
 
-    def __init__(self, models: int, columns: int, rows: int) -> None:
+    def __init__(self, models: int, columns: int, rows: int, checkout: Path = HERE) -> None:
+        self.screen = Screen(columns, rows)
+        self.pieces: list[tuple[float, bytes]] = []
         self.master, slave = os.openpty()
         fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
         environ = {**os.environ, "TERM": "xterm-256color", "COLORTERM": "truecolor"}
         environ.pop("NO_COLOR", None)
         self.process = subprocess.Popen(
             [sys.executable, "-m", "benchmarks.key_to_paint", "--play", str(models)],
-            stdin=slave, stdout=slave, stderr=slave, env=environ, start_new_session=True,
+            stdin=slave, stdout=slave, stderr=slave, env=environ, cwd=checkout,
+            start_new_session=True,
         )  # fmt: skip
         os.close(slave)
 
-    def read(self, seconds: float) -> bytes:
-        """What is drawn next; nothing where nothing is for so long."""
+    def read(self, seconds: float) -> bool:
+        """Read what is drawn next; whether anything was for so long."""
         if not select.select([self.master], [], [], seconds)[0]:
-            return b""
-        return os.read(self.master, 1 << 16)
+            return False
+        drawn = os.read(self.master, 1 << 16)
+        self.pieces.append((time.perf_counter(), drawn))
+        return True
 
     def settle(self, seconds: float = _QUIET_S) -> None:
         """Read until nothing is drawn for so long."""
         while self.read(seconds):
             pass
 
-    def until(self, pattern: str) -> tuple[float, float]:
-        """Seconds until the first byte, and until a text is drawn; ends the program without it."""
-        began, drawn, first = time.perf_counter(), b"", 0.0
-        wanted = pattern.encode()
+    def until(self, seen: Seen | None) -> float:
+        """When what was seen came; what was read is looked at later, which so costs no time."""
+        deadline, came = time.perf_counter() + _WITHIN_S, 0.0
         while True:
-            piece = self.read(_WITHIN_S)
-            now = time.perf_counter() - began
-            first = first or now
-            drawn += piece
-            if wanted in ESCAPES.sub(b"", drawn):
-                return first, now
-            if not piece or now > _WITHIN_S:
-                sys.exit(f"key_to_paint: {pattern} was not drawn within {_WITHIN_S:g} s")
+            self.settle()
+            for at, drawn in self.pieces:
+                self.screen.feed(drawn)
+                if not came and (seen is None or seen(self.screen)):
+                    came = at
+            self.pieces.clear()
+            if came or seen is None:
+                return came
+            if time.perf_counter() > deadline:
+                sys.exit(f"key_to_paint: not seen within {_WITHIN_S:g} s on\n{self.screen.text}")
 
-    def press(self, key: bytes, pattern: str) -> tuple[float, float]:
-        """Type a key and wait for the text that it brings."""
+    def press(self, key: bytes, seen: Seen) -> tuple[float, float, int]:
+        """Type a key; seconds to the first byte and to what it brings, and how many bytes came."""
+        self.until(None)
+        if seen(self.screen):
+            sys.exit(f"key_to_paint: {key!r} brings what is there already\n{self.screen.text}")
+        began = time.perf_counter()
         os.write(self.master, key)
-        return self.until(pattern)
+        if not self.read(_WITHIN_S):
+            sys.exit(f"key_to_paint: nothing within {_WITHIN_S:g} s of {key!r}")
+        self.settle()
+        first, count = self.pieces[0][0], sum(len(drawn) for _, drawn in self.pieces)
+        return first - began, self.until(seen) - began, count
 
     def close(self) -> None:
         self.process.kill()
@@ -136,26 +172,38 @@ def play(models: int) -> None:
     Console(lambda: Connection(client)).run()
 
 
-def measured(models: int, columns: int, rows: int, rounds: int) -> dict[str, list[float]]:
-    """Seconds from each key to its text, by what the key does; "first byte" is of all keys."""
+Times = dict[str, list[float]]
+"""By what the key does; "first byte" is of all keys, "kB" what was drawn for each key."""
+
+
+_OF_ALL = ("first byte", "kB")
+
+
+def measured(
+    models: int, columns: int, rows: int, rounds: int, checkouts: Sequence[Path]
+) -> list[Times]:
+    """Seconds from each key to what it brings, of each checkout."""
     chance = random.Random(1)
-    terminal = Terminal(models, columns, rows)
-    times: dict[str, list[float]] = {}
+    terminals = [Terminal(models, columns, rows, checkout) for checkout in checkouts]
+    all_times: list[Times] = [{} for _ in checkouts]
     try:
-        terminal.until(steps()[1][2])
-        terminal.settle(_STARTED_S)
+        for terminal in terminals:
+            terminal.until(shows("1-4 panel"))
+            terminal.settle(_STARTED_S)
         for one_round in range(rounds + 1):
-            for what, key, pattern in steps():
-                terminal.settle()
-                time.sleep(chance.uniform(0.0, 0.15))
-                terminal.settle(0.001)
-                first, whole = terminal.press(key, pattern)
-                if one_round:  # the first round loads modules and style sheets
-                    times.setdefault(what, []).append(whole)
-                    times.setdefault("first byte", []).append(first)
+            for terminal, times in zip(terminals, all_times, strict=True):
+                for what, key, seen in steps():
+                    terminal.settle()
+                    time.sleep(chance.uniform(0.0, 0.15))
+                    first, whole, count = terminal.press(key, seen)
+                    if one_round:  # the first round loads modules and style sheets
+                        times.setdefault(what, []).append(whole)
+                        times.setdefault("first byte", []).append(first)
+                        times.setdefault("kB", []).append(count / 1e6)
     finally:
-        terminal.close()
-    return times
+        for terminal in terminals:
+            terminal.close()
+    return all_times
 
 
 def percentile(values: Sequence[float], share: float) -> float:
@@ -170,21 +218,27 @@ def main() -> int:
     parser.add_argument("--size", default="160x48")
     parser.add_argument("--rounds", type=int, default=16, help="of 18 keys each")
     parser.add_argument("--models", type=int, nargs="*", default=MODELS)
+    parser.add_argument("--against", type=Path, help="another checkout of the console")
     parser.add_argument("--play", type=int, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.play is not None:
         play(args.play)
         return 0
     columns, rows = map(int, args.size.split("x"))
+    checkouts = [HERE, *([args.against.resolve()] if args.against else [])]
     missed = False
     for models in args.models:
-        times = measured(models, columns, rows, args.rounds)
-        every = [t for what, each in times.items() if what != "first byte" for t in each]
-        print(f"\n{args.size}, {models} models, {len(every)} keys   ms   p50    p99    max")
-        for what, each in (*times.items(), ("all", every)):
-            shown = (percentile(each, 0.5), percentile(each, 0.99), max(each))
-            print(f"  {what:<32}" + "".join(f"{1e3 * value:7.1f}" for value in shown), flush=True)
-        missed = missed or percentile(every, 0.99) > GOAL_S
+        found = measured(models, columns, rows, args.rounds, checkouts)
+        for name, times in zip(("", ", against"), found, strict=False):
+            every = [t for what, each in times.items() if what not in _OF_ALL for t in each]
+            print(
+                f"\n{args.size}, {models} models, {len(every)} keys{name}   ms   p50    p99    max"
+            )
+            for what, each in (*times.items(), ("all", every)):
+                shown = (percentile(each, 0.5), percentile(each, 0.99), max(each))
+                print(f"  {what:<32}" + "".join(f"{1e3 * value:7.1f}" for value in shown))
+            missed = missed or (not name and percentile(every, 0.99) > GOAL_S)
+        sys.stdout.flush()
     return int(missed)
 
 

@@ -100,7 +100,7 @@ class FileChange:
 
     model: str
     kind: str
-    """"add", "remove", "restart" or "update"."""
+    """"add", "remove", "restart", "update" or "end-canary"."""
     what: tuple[str, ...] = ()
 
 

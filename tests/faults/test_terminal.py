@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import fcntl
 import os
-import re
 import select
 import struct
 import subprocess
@@ -17,6 +16,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.ui.screen import Screen
 from vllm_console.control.client import Client
 from vllm_console.errors import NotFound
 from vllm_console.fleet.find import Place, locate
@@ -24,7 +24,6 @@ from vllm_console.history.when import seconds_of
 
 WITHIN_S = 30.0
 COLUMNS, ROWS = 200, 60
-_ESCAPES = re.compile(rb"\x1b\[[0-9;?<>=]*[a-zA-Z]|\x1b[P\]_^].*?(?:\x1b\\|\x07)|\x1b.", re.DOTALL)
 
 
 class Terminal:
@@ -40,7 +39,7 @@ class Terminal:
             stdin=slave, stdout=slave, stderr=slave, env=environ, start_new_session=True,
         )  # fmt: skip
         os.close(slave)
-        self.drawn = b""
+        self.screen = Screen(COLUMNS, ROWS)
 
     @property
     def waiting(self) -> int:
@@ -53,21 +52,20 @@ class Terminal:
         if not select.select([self.master], [], [], 0.05)[0]:
             return False
         try:
-            self.drawn += os.read(self.master, 1 << 16)
+            self.screen.feed(os.read(self.master, 1 << 16))
         except OSError:  # the console has ended
             return False
         return True
 
     def until_drawn(self, text: str) -> None:
-        """Read until a text is drawn."""
+        """Read until a text is on the screen."""
         deadline = time.monotonic() + WITHIN_S
-        while text not in (shown := _ESCAPES.sub(b"", self.drawn).decode(errors="replace")):
-            assert time.monotonic() < deadline, f"{text} is not in {shown[-2000:]}"
+        while text not in self.screen.text:
+            assert time.monotonic() < deadline, f"{text} is not on\n{self.screen.text}"
             self.read()
 
     def press(self, keys: str) -> None:
         """Type."""
-        self.drawn = b""
         os.write(self.master, keys.encode())
 
     def ended(self) -> int:

@@ -142,6 +142,9 @@ def test_a_streaming_client_of_a_cold_model_is_kept_by_comments(
             assert headers["x-request-id"]
             for _ in range(3):
                 assert await streaming.chunk() == b": loading small\n\n"
+            endpoint.configure(model_of(ready_in_s=20.0))
+            said = {await streaming.chunk() for _ in range(3)}
+            assert b": loading small, about 20 s left\n\n" in said
             endpoint.configure(model_of(worker))
             body = b""
             while piece := await streaming.chunk():

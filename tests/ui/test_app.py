@@ -87,6 +87,37 @@ async def test_a_click_on_a_row_selects_it() -> None:
         assert selected(stage) == "model/mistral-24b"
 
 
+async def test_a_click_on_a_key_presses_it() -> None:
+    stage = Stage()
+    async with stage.app.run_test(size=ROW) as pilot:
+        line = (await go(stage, pilot)).splitlines()[-1]
+        await pilot.click("#keys", offset=(line.index("z zoom"), 0))
+        await pilot.pause()
+        assert stage.app.screen.has_class("-zoom")
+        line = stage.text().splitlines()[-1]
+        await pilot.click("#keys", offset=(line.index("u unload") - 1, 0))
+        assert stage.app.screen is stage.app.screen_stack[0]
+        await pilot.click("#keys", offset=(line.index("? help"), 0))
+        await pilot.pause()
+        assert isinstance(stage.app.screen, Help)
+
+
+async def test_a_click_on_an_alert_or_an_event_goes_to_its_model() -> None:
+    stage = Stage()
+    async with stage.app.run_test(size=ROW) as pilot:
+        await go(stage, pilot)
+        before = selected(stage)
+        await pilot.click("#alerts", offset=(3, 0))
+        await pilot.pause()
+        assert selected(stage) != before
+        snapshot = stage.app.view.snapshot
+        assert snapshot is not None
+        rows = [event.subject for event in snapshot.events[:5]]
+        await pilot.click("#events", offset=(5, rows.index("mistral-24b-1")))
+        await pilot.pause()
+        assert selected(stage) == "model/mistral-24b"
+
+
 async def test_numbers_focus_a_panel_and_zoom_shows_it_alone() -> None:
     stage = Stage()
     async with stage.app.run_test(size=ROW) as pilot:

@@ -12,6 +12,7 @@ import pytest
 from tests.ui.scripted import GIB, LabFleet, played
 from vllm_console.snapshot import (
     Alert,
+    Canary,
     Daemon,
     Efficiency,
     Engine,
@@ -605,3 +606,16 @@ def test_limits_come_from_the_panel() -> None:
 def test_engine_settings_win_over_what_was_asked_for() -> None:
     model = replace(LLAMA, engine=Engine(max_num_seqs=64), options={"max_num_seqs": 256})
     assert "max seqs       64" in drawn("config", of=with_model(model))
+
+
+def test_a_canary_tells_its_revision_and_share_in_its_row() -> None:
+    workers = tuple(Worker(f"chat-{n}", "ready") for n in (1, 2))
+    canary = Canary(4, 0.1, "chat-2", "2026-11-21T10:00:00.000Z")
+    chat = Model("chat", "a/b", 3, "ready", 1, 1, workers=workers, canary=canary)
+    _, model, first, tried = drawn("models", 100, 4, with_model(chat)).splitlines()
+    assert "chat " in model
+    assert " r3 " in model
+    assert "worker 1 " in first
+    assert " r" not in first.replace("worker", "")
+    assert "worker 2 10%" in tried
+    assert " r4 " in tried

@@ -99,6 +99,49 @@ async def test_sleep_and_wake_are_there_only_for_a_model_that_can() -> None:
         assert "llama-70b is ready: it does not sleep" in await go(stage, pilot, "w")
 
 
+async def test_the_line_tells_that_it_sleeps_and_why_it_does_not_wake() -> None:
+    stage = Stage()
+    name = "llama-70b"
+
+    async def becomes(pilot: Pilot[None], second: int, state: str, reason: str = "") -> str:
+        snapshot = stage.client.fleet.at(MOMENT + second)
+        workers = tuple(
+            replace(worker, state=state, reason=reason or None)
+            for model in snapshot.models
+            if model.name == name
+            for worker in model.workers
+        )
+        facts = {"can_sleep": True, "state": state, "ready": 0, "workers": workers}
+        await stage.push(pilot, changed(snapshot, name, **facts))
+        return last_line(stage)
+
+    async with stage.app.run_test(size=ROW) as pilot:
+        await go(stage, pilot)
+        await becomes(pilot, 1, "ready")
+        assert "putting to sleep llama-70b: accepted" in await go(stage, pilot, "s")
+        await becomes(pilot, 2, "draining", "goes to sleep")
+        assert name in stage.app.board.pursued
+        assert "● llama-70b sleeps" in await becomes(pilot, 3, "asleep")
+        assert stage.app.board.pursued == {}
+        assert "llama-70b sleeps · w wakes it" in await go(stage, pilot, "l")
+        assert "waking llama-70b: accepted" in await go(stage, pilot, "w")
+        await becomes(pilot, 4, "starting", "wakes up")
+        assert name in stage.app.board.pursued
+        no_room = "cannot wake: GPU 0 has 3.0 GB free"
+        told = await becomes(pilot, 5, "asleep", no_room)
+        assert f"▲ llama-70b is asleep: {no_room}" in told
+        assert stage.app.board.pursued == {}
+        await becomes(pilot, 6, "asleep")
+        await go(stage, pilot, "w")
+        assert "● llama-70b is ready" in await becomes(pilot, 7, "ready")
+        await go(stage, pilot, "s")
+        await becomes(pilot, 8, "draining")
+        told = await becomes(pilot, 9, "ready", "did not go to sleep: no")
+        assert "▲ llama-70b is ready: did not go to sleep: no" in told
+    verbs = ["sleep", "wake", "wake", "sleep"]
+    assert stage.client.commands == [(verb, {"model": name}) for verb in verbs]
+
+
 async def test_acknowledged_alerts_stay_hidden_until_they_change() -> None:
     stage = Stage()
     async with stage.app.run_test(size=ROW) as pilot:
@@ -272,6 +315,30 @@ def test_what_becomes_of_a_command_is_told_once_it_is_decided() -> None:
     assert told("scale", workers=2, state="ready", wanted=2, ready=1) is None
     gone = Pursuit("load", "another", None).outcome(snapshot)
     assert gone == ("info", "another is no longer in the fleet")
+
+
+def test_what_becomes_of_sleep_and_wake() -> None:
+    snapshot = LabFleet().at(MOMENT)
+    name = snapshot.models[0].name
+
+    def told(pursuit: Pursuit, state: str, *reasons: str | None) -> tuple[str, str] | None:
+        workers = tuple(replace(snapshot.models[0].workers[0], reason=why) for why in reasons)
+        return pursuit.outcome(changed(snapshot, name, state=state, workers=workers))
+
+    sleep = Pursuit("sleep", name, None)
+    assert told(sleep, "ready", "did not go to sleep: before") is None
+    assert told(sleep, "draining", "goes to sleep") is None
+    assert told(sleep, "ready") == ("warn", f"{name} is ready")
+    assert told(sleep, "ready", None, "no") == ("warn", f"{name} is ready: no")
+    assert told(sleep, "asleep") == ("ok", f"{name} sleeps")
+    wake = Pursuit("wake", name, None)
+    assert told(wake, "asleep", None) is None
+    assert told(wake, "starting", "wakes up") is None
+    assert told(wake, "asleep", "no room") == ("warn", f"{name} is asleep: no room")
+    assert told(wake, "stopped", "ended while it slept") == (
+        "warn",
+        f"{name} is stopped: ended while it slept",
+    )
 
 
 async def test_a_double_click_opens_and_the_wheel_moves_the_selection(

@@ -129,6 +129,17 @@ async def test_the_palette_changes_the_theme_and_reads_an_edited_file_anew(tmp_p
         assert ground() == "#002000"
         await choose("console-day")
         assert stage.app.theme == "console-day"
+        assert ground() == theme.DAY.background.upper()  # type: ignore[union-attr]
+
+
+async def test_inks_are_a_themes_own_from_the_moment_that_it_is_chosen(tmp_path: Path) -> None:
+    stage = Stage(themes=tmp_path)
+    async with stage.app.run_test(size=ROW) as pilot:
+        await stage.shown(pilot)
+        stage.app.choose_theme("nord")
+        style = stage.app.inks[""]
+        assert style.bgcolor is not None
+        assert Color.from_rich_color(style.bgcolor).hex == "#2E3440"
 
 
 async def test_the_palette_offers_the_users_own_and_ours_before_all_others(tmp_path: Path) -> None:

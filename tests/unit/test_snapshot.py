@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import jsonschema
+import pytest
 
 from vllm_console.snapshot import (
     Daemon,
@@ -22,6 +23,7 @@ from vllm_console.snapshot import (
     Quantiles,
     Snapshot,
     Worker,
+    decoded,
     from_json,
     to_json,
 )
@@ -75,6 +77,21 @@ def test_fields_of_a_newer_daemon_are_passed_over() -> None:
     data = to_json(FULL)
     data["models"][0]["colour"] = "blue"
     assert from_json(Snapshot, data) == FULL
+
+
+def test_json_is_decoded_into_the_types_as_it_is_read_by_way_of_dicts() -> None:
+    data = to_json(FULL)
+    assert decoded(json.dumps(data).encode()) == FULL
+    data["models"][0]["of_a_newer_version"] = {"x": [1]}
+    assert decoded(json.dumps(data).encode()) == FULL
+
+
+def test_what_does_not_fit_the_types_is_read_all_the_same() -> None:
+    data = to_json(FULL)
+    data["daemon"]["pid"] = "12"
+    assert decoded(json.dumps(data).encode()) == from_json(Snapshot, data)
+    with pytest.raises(ValueError, match="truncated"):
+        decoded(b"{")
 
 
 def test_the_schema_takes_full_and_empty_snapshots() -> None:

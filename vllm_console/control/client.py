@@ -19,7 +19,7 @@ from urllib.parse import quote, urlencode
 
 from vllm_console import __version__, errors
 from vllm_console.answer import Answer, Question
-from vllm_console.snapshot import AuditEntry, Event, Snapshot, from_json
+from vllm_console.snapshot import AuditEntry, Event, Snapshot, decoded, from_json
 
 _BY_CODE = {
     kind.exit_code: kind
@@ -84,7 +84,7 @@ class Client:
     def snapshots(self) -> Iterator[Snapshot]:
         """Snapshots as they are made; blocks between them, ends when the client is closed."""
         for line in self._lines("/v1/snapshots", quiet=self.timeout):
-            yield from_json(Snapshot, json.loads(line))
+            yield decoded(line)
 
     def snapshot_at(self, moment: str) -> Snapshot:
         """The fleet as it was: "-2h", "yesterday 14:00", "2026-11-20 14:00", ISO 8601.

@@ -76,7 +76,7 @@ class HealthCount:
             if was == "broken":
                 self._found.append((at, "recovery"))
             self._was[event.subject] = "up"
-        elif word == "adopted":
+        elif word == "adopted" and event.subject != "gateway":
             self._found.append((at, "adopted"))
             self._was[event.subject] = "up"
         elif word in ("stopped", "asleep"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from datetime import tzinfo
@@ -49,6 +50,7 @@ _LOST = "the machine was rebooted, lost "
 _BY_WORD = {state.value: state for state in State}
 _STATES = frozenset({*_BY_WORD, *UP, "ended"})
 """First words of the events that say which state a worker is in from then on."""
+_WORKER = re.compile(r".+-\d+")
 _DECISIVE = ("was gone*", f"{_LOST}*", "*revision [0-9]*", "daemon *", "down")
 """What else says what was then, as patterns of SQLite's GLOB."""
 
@@ -297,6 +299,8 @@ def _states(events: Sequence[Event]) -> dict[str, _Told]:
         if event.text.startswith(_LOST):
             for worker in event.text.removeprefix(_LOST).split(", "):
                 told.pop(worker, None)
+        elif not _WORKER.fullmatch(event.subject):
+            continue  # the gateway is adopted and ends too
         elif event.text.startswith(_GONE):
             told.pop(event.subject, None)
         elif word in UP and word not in _BY_WORD:

@@ -341,8 +341,10 @@ class Exchange(Reply):
             return  # the worker has it: its own head is to come
         if not self._connection.speaks_11:
             return
-        what = "waiting" if live.queue.capacity else "loading"
-        self._remark(b"%b %b" % (what.encode(), live.name.encode()))
+        text = f"{'waiting' if live.queue.capacity else 'loading'} {live.name}"
+        if live.model.ready_in_s is not None and not live.queue.capacity:
+            text += f", about {live.model.ready_in_s:.0f} s left"
+        self._remark(text.encode())
 
     def pause(self) -> None:
         """The client does not keep up."""

@@ -42,6 +42,9 @@ class Application(Protocol):
     def choose_theme(self, name: str) -> None:
         """Draw with another theme from now on, or say what is wrong with its file."""
 
+    def laid_out(self) -> None:
+        """A screen of the terminal's new size is about to be drawn."""
+
     def paint(self) -> Any:
         """Draw the newest view on the screen on top."""
 

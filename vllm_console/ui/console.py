@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import time
 from collections.abc import Callable, Sequence
 from datetime import tzinfo
@@ -10,7 +9,9 @@ from pathlib import Path
 from typing import ClassVar
 
 from textual import events
+from textual.await_complete import AwaitComplete
 from textual.binding import Binding
+from textual.driver import Driver
 from textual.filter import LineFilter
 from textual.theme import Theme
 
@@ -18,6 +19,7 @@ from vllm_console.errors import InvalidInput
 from vllm_console.snapshot import Snapshot
 from vllm_console.ui import theme
 from vllm_console.ui.board import Board
+from vllm_console.ui.garbage import Garbage
 from vllm_console.ui.messages import PanelsChanged, Sampled
 from vllm_console.ui.palette import ConsoleCommands, ThemeCommands
 from vllm_console.ui.panel_files import PanelFiles
@@ -27,6 +29,7 @@ from vllm_console.ui.screens import STYLES, import_all
 from vllm_console.ui.screens.dashboard import Dashboard
 from vllm_console.ui.screens.painted import Painted
 from vllm_console.ui.source import Connect, Reader
+from vllm_console.ui.terse import Shown, terse
 from vllm_console.ui.theme import Inks
 from vllm_console.ui.theme_files import chosen, own_names, themes_dir
 from vllm_console.ui.travelling import Travelling
@@ -37,6 +40,8 @@ UNSEEN_S = 5.0
 _NOTICE_S = 8.0
 _WARM_AFTER_S = 0.5
 """Seconds from the first frame until the other screens are made ready."""
+_SWEEP_AFTER_S = 0.1
+"""Seconds from a picture, which shows that nobody waits, to a look for garbage."""
 
 
 class Console(Travelling):
@@ -52,7 +57,10 @@ class Console(Travelling):
     CSS_PATH = "screens/dashboard.tcss"
     """The first screen's styles stand here: Textual loads no style sheet of a default screen."""
 
-    BINDINGS: ClassVar = [Binding("ctrl+c", "quit", "quit", show=False, priority=True)]
+    BINDINGS: ClassVar = [
+        Binding("ctrl+c", "quit", "quit", show=False, priority=True),
+        Binding("ctrl+l", "redraw", "draw all anew", show=False, priority=True),
+    ]
 
     def __init__(
         self,
@@ -72,6 +80,7 @@ class Console(Travelling):
         panel_files: PanelFiles | None = None,
         ascii_only: bool = False,
     ) -> None:
+        self._shown = Shown()
         super().__init__()
         self._inks: tuple[str, Inks] | None = None
         self._themes = themes or themes_dir()
@@ -84,6 +93,7 @@ class Console(Travelling):
         self.connect = connect
         self.run_editor = self.edit_in_terminal
         self.clock = clock
+        self._garbage = Garbage(clock)
         self._reader = reader or Reader(connect)
         self._panels = panels if panels is not None else load_panels()
         self._refresh_s = refresh_s
@@ -123,7 +133,8 @@ class Console(Travelling):
     def inks(self) -> Inks:
         """The current theme's inks."""
         if self._inks is None or self._inks[0] != self.theme:
-            self._inks = (self.theme, theme.inks(self.theme_variables))
+            # theme_variables are still those of the theme before until the style sheet is read anew
+            self._inks = (self.theme, theme.inks(self.get_css_variables()))
         return self._inks[1]
 
     @property
@@ -134,6 +145,10 @@ class Console(Travelling):
     def get_default_screen(self) -> Dashboard:
         """The dashboard is the first screen; there is no empty one under it."""
         return Dashboard(self._panels)
+
+    def get_driver_class(self) -> type[Driver]:
+        """What Textual would take, writing less."""
+        return terse(super().get_driver_class(), self._shown)
 
     def get_line_filters(self) -> Sequence[LineFilter]:
         """What every line passes through on its way to the terminal."""
@@ -157,7 +172,7 @@ class Console(Travelling):
         def work() -> None:
             import_all()
             self.call_from_thread(self._read_styles)
-            gc.freeze()  # what is there now stays; looking through it takes longer than a frame
+            self._garbage.take_over()
 
         self.run_worker(work, name="screens", group="screens", thread=True)
 
@@ -181,6 +196,34 @@ class Console(Travelling):
         if self._panel_files is not None:
             self._panel_files.close()
         self._reader.close()
+        self._garbage.give_back()
+
+    async def on_event(self, event: events.Event) -> None:
+        """Know when somebody types, and when the terminal becomes another."""
+        if isinstance(event, events.Key):
+            self._garbage.typed()
+        elif isinstance(event, events.Resize):
+            self._shown.resized()
+        await super().on_event(event)
+
+    def laid_out(self) -> None:
+        """A screen of the terminal's new size is about to be drawn."""
+        self._shown.resized()
+
+    def pop_screen(self) -> AwaitComplete:
+        """Show the screen below; what the closed one leaves is collected when nobody waits."""
+        self._shown.forget()
+        self._garbage.closed()
+        self._sweep_soon()
+        return super().pop_screen()
+
+    def _sweep_soon(self) -> None:
+        if self._garbage.due and self.ticking:
+            self.set_timer(_SWEEP_AFTER_S, self._sweep)
+
+    def _sweep(self) -> None:
+        if self._garbage.due and not self._garbage.sweep():
+            self._sweep_soon()
 
     def on_sampled(self) -> None:
         """Something is new: take it, and paint unless the last paint was just now."""
@@ -198,6 +241,7 @@ class Console(Travelling):
         wait = self._refresh_s if self._in_front else max(UNSEEN_S, self._refresh_s)
         if news or self._reader.lost or self.clock() - self._painted >= wait * 0.8:
             self.paint()
+            self._sweep_soon()
 
     def tick(self) -> None:
         """Once a second: an old picture grows older, a notice goes away."""
@@ -241,8 +285,14 @@ class Console(Travelling):
         self._in_front = self.is_web
 
     def on_app_focus(self, event: events.AppFocus) -> None:
-        """Somebody looks again."""
+        """Somebody looks again: all is drawn, for what another program may have written there."""
         self._in_front = True
+        self.action_redraw()
+
+    def action_redraw(self) -> None:
+        """Draw everything anew, whatever the terminal is thought to show."""
+        self._shown.forget()
+        self.screen.refresh()
         self.paint()
 
     def say(self, level: str, text: str) -> None:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from textual import events
 from textual.actions import parse
 from textual.binding import Binding
 from textual.screen import Screen
 
-from vllm_console.ui.blocks.key_line import Notice, rows
+from vllm_console.ui.blocks.key_line import Notice, at, rows
 from vllm_console.ui.lines import Lines
 from vllm_console.ui.rows import Row
 from vllm_console.ui.view import View
@@ -59,6 +60,17 @@ class KeyLine(Lines):
         if self.notice is not None:
             return rows([], self.notice, width)
         return rows(live_keys(self.screen), None, width, grey_keys(self.screen))
+
+    async def on_click(self, event: events.Click) -> None:
+        """A click on a key presses it."""
+        screen, offset = self.screen, event.get_content_offset(self)
+        if self.notice is not None or offset is None:
+            return
+        text = at(live_keys(screen), self.size.width, offset.x)
+        for active in list(screen.active_bindings.values()):
+            if active.node is screen and active.binding.description == text:
+                await screen.run_action(active.binding.action)
+                return
 
     def say(self, notice: Notice | None) -> None:
         """Show a notice, or the keys again."""

@@ -55,10 +55,16 @@ class Panel(Lines, can_focus=True):
     def show(self, view: View) -> None:
         """Draw, and bring the frame up to date."""
         super().show(view)
-        frame = (self._title(), self._subtitle(view))
-        if frame != self._frame:
-            self._frame = frame
-            self.border_title, self.border_subtitle = frame
+        self._entitle(self._title(), self._subtitle(view))
+
+    def retitle(self) -> None:
+        """Take the title of another layout at once, before there is a size to draw for."""
+        self._entitle(self._title(), self._frame[1])
+
+    def _entitle(self, title: str, subtitle: str) -> None:
+        if (title, subtitle) != self._frame:
+            self._frame = (title, subtitle)
+            self.border_title, self.border_subtitle = title, subtitle
 
     def _title(self) -> str:
         if self.layout_name in ("row", "grid"):

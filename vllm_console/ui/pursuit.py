@@ -48,23 +48,27 @@ class Pursuit:
             return "crit", f"{self.model} {model.state}{why}"
         if verb_failed := self._rest_failed(model):
             return "warn", verb_failed
+        own = len(model.workers) - (model.canary is not None)
         done = {
             "load": model.wanted > 0 and model.ready >= model.wanted,
             "unload": model.state == "stopped",
             "restart": self.left and model.wanted > 0 and model.ready >= model.wanted,
-            "scale": self.workers == len(model.workers) == model.ready,
+            "scale": self.workers == own == model.ready,
             "sleep": model.state == "asleep",
             "wake": model.state == "ready",
         }
         return ("ok", _done(self.verb, model)) if done.get(self.verb, True) else None
 
     def _rest_failed(self, model: Model) -> str | None:
-        """Why it did not go to sleep, or was not woken, though its workers live."""
-        stayed = {"sleep": self.left and model.state == "ready", "wake": model.state == "asleep"}
-        if not stayed.get(self.verb):
-            return None
+        """That it did not go to sleep, or was not woken, and why."""
         why = next((worker.reason for worker in model.workers if worker.reason), None)
-        return f"{model.name} is {model.state}: {why}" if why else None
+        over = {
+            "sleep": model.state == "stopped" or (self.left and model.state == "ready"),
+            "wake": model.state == "stopped" or (model.state == "asleep" and why is not None),
+        }
+        if not over.get(self.verb):
+            return None
+        return f"{model.name} is {model.state}" + (f": {why}" if why else "")
 
 
 @dataclass(slots=True)

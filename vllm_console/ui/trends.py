@@ -21,6 +21,10 @@ METRICS = (
 KEPT = 600
 """Values a trend keeps: the widest graph there is shows two a cell."""
 
+_MORE = 60
+"""Values more than that until the oldest are dropped, all in one go."""
+_SINGLE = "f"
+"""Seven digits, where three are drawn: half the memory, which is most of what many models take."""
 _MISSING = math.nan
 _LATE = 2.5
 """Intervals between two snapshots from which on some are missing, not just late."""
@@ -47,7 +51,7 @@ class Trends:
         """
         for subject, metrics in series.items():
             for metric, values in metrics.items():
-                told = array("d", [_MISSING if v is None else v for v in values])
+                told = array(_SINGLE, [_MISSING if v is None else v for v in values])
                 known = next((i for i, v in enumerate(told) if v == v), len(told))
                 if len(told) - known > len(self._values.get((subject, metric), ())):
                     self._values[subject, metric] = told
@@ -77,9 +81,9 @@ class Trends:
         return 0 if steps < _LATE else min(KEPT, round(steps) - 1)
 
     def _push(self, subject: str, metric: str, value: float | None) -> None:
-        values = self._values.setdefault((subject, metric), array("d"))
+        values = self._values.setdefault((subject, metric), array(_SINGLE))
         values.append(_MISSING if value is None else value)
-        if len(values) > 2 * KEPT:
+        if len(values) > KEPT + _MORE:
             del values[:-KEPT]
 
 

@@ -99,6 +99,14 @@ def test_numbers_states_and_configuration_are_those_of_that_moment(past: Past) -
     assert found.daemon.uptime_s == pytest.approx(44.3)
 
 
+def test_a_gateway_that_was_adopted_is_no_model(past: Past) -> None:
+    row = (90, iso(EPOCH + 44), "ok", "gateway", "adopted, pid 9, not touched", None)
+    past.connection.execute("INSERT INTO events VALUES (?, ?, ?, ?, ?, ?)", row)
+    found = at(past, 45.3)
+    assert [model.name for model in found.models] == ["m"]
+    assert "gateway" in [event.subject for event in found.events]
+
+
 def test_what_is_not_stored_is_unknown(past: Past) -> None:
     model = at(past, 45).models[0]
     assert model.memory == Memory(device="gpu")

@@ -23,6 +23,8 @@ Keys = Sequence[tuple[str, str]]
 ALWAYS = 2
 """Keys at the end of the list that are always shown: help and quit."""
 
+_GAP = 2
+
 
 def rows(keys: Keys, notice: Notice | None, width: int, grey: Collection[str] = ()) -> list[Row]:
     """The notice, or as many keys as fit, the `grey` ones dim; keys in the middle go first."""
@@ -37,16 +39,31 @@ def rows(keys: Keys, notice: Notice | None, width: int, grey: Collection[str] = 
                 width,
             )
         ]
+    return [clip(_row(_fitting(keys, width), grey), width)]
+
+
+def at(keys: Keys, width: int, column: int) -> str | None:
+    """What the key does that is shown in a column; `None` between two, or beyond the last."""
+    begin = 0
+    for key, text in _fitting(keys, width):
+        end = begin + length([(f"{key} {text}", "")])
+        if begin <= column < end:
+            return text
+        begin = end + _GAP
+    return None
+
+
+def _fitting(keys: Keys, width: int) -> Keys:
     shown = list(keys)
-    while len(shown) > ALWAYS and length(_row(shown, grey)) > width:
+    while len(shown) > ALWAYS and length(_row(shown)) > width:
         del shown[-ALWAYS - 1]
-    return [clip(_row(shown, grey), width)]
+    return shown
 
 
-def _row(keys: Keys, grey: Collection[str]) -> Row:
+def _row(keys: Keys, grey: Collection[str] = ()) -> Row:
     row: Row = []
     for key, text in keys:
         dim = text in grey
-        row += [("  " if row else "", ""), (key, "dim" if dim else "engines!")]
+        row += [(" " * _GAP if row else "", ""), (key, "dim" if dim else "engines!")]
         row.append((f" {text}", "dim" if dim else "label"))
     return row

@@ -148,9 +148,25 @@ def _left(worker: Worker | None, state: str) -> str:
 def _short(worker: Worker, model: Model, width: int) -> str:
     prefix = model.name + "-"
     if worker.id.startswith(prefix):
-        number = worker.id[len(prefix) :]
+        number = worker.id[len(prefix) :] + _share(worker, model)
         return f"worker {number}" if len(number) + 7 <= width else number
     return cut_left(worker.id, width)
+
+
+def _revision(model: Model, worker: Worker | None) -> str:
+    """A model's revision, and that of its canary; the other workers are of their model's."""
+    if worker is None:
+        return f"r{model.revision}"
+    canary = model.canary
+    return f"r{canary.revision}" if canary is not None and canary.worker == worker.id else ""
+
+
+def _share(worker: Worker, model: Model) -> str:
+    """What a canary has of the requests."""
+    canary = model.canary
+    if canary is None or canary.worker != worker.id:
+        return ""
+    return f" {percent(canary.share)}%"
 
 
 def _instead(worker: Worker | None, model: Model, state: str) -> tuple[str, str, str] | None:
@@ -176,7 +192,7 @@ def _cell(
         return getattr(load, field)
 
     if name == "revision":
-        return [(right("" if worker else f"r{model.revision}", size), "dim")]
+        return [(right(_revision(model, worker), size), "dim")]
     if name == "ready":
         return _ready(model, worker, size)
     if name == "memory":

@@ -21,6 +21,7 @@ _MEANS = {
     "remove": "drained and stopped",
     "restart": "its workers are replaced, the new ones ready first where there is room",
     "update": "takes effect at once, no worker is touched",
+    "end-canary": "its canary is drained and stopped, no other worker is touched",
 }
 _MOST = 16
 

@@ -12,7 +12,7 @@ from textual.binding import Binding
 from textual.containers import Container
 
 from vllm_console.ui.blocks import alert_line, fleet_line
-from vllm_console.ui.blocks import events as event_rows
+from vllm_console.ui.clickable import AlertLine, EventLines
 from vllm_console.ui.filter_line import FilterLine
 from vllm_console.ui.key_line import KeyLine
 from vllm_console.ui.lines import Lines
@@ -152,11 +152,11 @@ class Dashboard(Painted):
     def compose(self) -> ComposeResult:
         """Fleet line, alerts, panels, events, keys; and what replaces them all when too small."""
         yield Lines(self._fleet_line, id="fleet")
-        yield Lines(alert_line.draw, id="alerts")
+        yield AlertLine(id="alerts")
         with Container(id="panels"):
             for number in range(len(self._specs)):
                 yield Panel(number, self._specs)
-        yield Lines(event_rows.draw, id="events")
+        yield EventLines(id="events")
         yield FilterLine(id="filter")
         yield TimeLine(id="time")
         yield KeyLine(id="keys")
@@ -258,6 +258,8 @@ class Dashboard(Painted):
     def action_zoom(self) -> None:
         """Show one panel alone, or all again."""
         self.toggle_class("-zoom")
+        for panel in self.query(Panel):
+            panel.retitle()
         if isinstance(self.focused, Panel) and not self.focused.display:
             self.action_panel(NAMES[0])  # one of the user's own, without room beside the four
         self.call_after_refresh(self.console_app.paint)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from textual import events
 from textual.binding import Binding
 from textual.reactive import Reactive
 from textual.screen import Screen
@@ -86,6 +87,10 @@ class Painted(Screen[None]):
     def about(self) -> View:
         """The newest view, with what this screen is about selected in it."""
         return self.console_app.view
+
+    def on_resize(self, event: events.Resize) -> None:
+        """What comes now is drawn whole."""
+        self.console_app.laid_out()
 
     def on_screen_resume(self) -> None:
         """What changed while another screen covered this one is painted now."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 from typing import Any, ClassVar
 
+from textual import events
 from textual.binding import Binding
 
 from vllm_console.looks import LoadPlan
@@ -80,6 +81,6 @@ class PlanPage(Page):
             self.listing.border_title = "what a load would do"
             self.listing.fill(rows(self._plan, wide))
 
-    def on_resize(self) -> None:
+    def on_resize(self, event: events.Resize) -> None:
         """Rows of another width."""
         self.refill()
