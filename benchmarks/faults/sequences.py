@@ -7,6 +7,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 from benchmarks.faults.site import Member, lives
@@ -32,7 +33,8 @@ class Lane:
     """One fleet of two workers and a bystander, and the faults that can be put into it."""
 
     def __init__(self, root: Path) -> None:
-        self.site = fake_fleet(root, model("one", fake_gentle=True), model("two"), drain="1s")
+        models = (model("one", "sleep_level = 2", fake_gentle=True), model("two"))
+        self.site = fake_fleet(root, *models, drain="1s")
         self.stranger = Bystander(root / "heard")
         self.faults: dict[str, Callable[[str], None]] = {
             "kill the daemon": self._kill_daemon,
@@ -48,6 +50,8 @@ class Lane:
             "load": lambda name: self._command("load", name),
             "unload": lambda name: self._command("unload", name),
             "restart": lambda name: self._command("restart", name),
+            "sleep": lambda _: self._rest("sleep"),
+            "wake": lambda _: self._rest("wake"),
         }
 
     def play(self, chance: random.Random, played: list[str]) -> None:
@@ -123,6 +127,11 @@ class Lane:
     def _command(self, verb: str, name: str) -> None:
         if self.site.daemon() is not None:
             self.site.command(verb, model=name)
+
+    def _rest(self, verb: str) -> None:
+        """Of the model that can; it is refused to one that is not ready, or does not sleep."""
+        with suppress(ConsoleError):
+            self._command(verb, MODELS[0])
 
     def _signal(self, name: str, place: int, number: signal.Signals) -> None:
         tree = self.site.tree(f"{name}-1")

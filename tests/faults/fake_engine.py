@@ -15,7 +15,10 @@ FLAGS = {
     "fake_flood_mb_s": "int",
     "fake_step_s": "float",
     "fake_metrics": "str",
+    "fake_trouble": "str",
+    "fake_gpu_memory": "str",
     "fake_gentle": None,
+    "enable_sleep_mode": None,
 }
 """Options of the fake engine and their types; `None` is a switch."""
 

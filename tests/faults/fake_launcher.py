@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from tests.faults.fake_machine import Identity, Machine, Tree
+from tests.faults.fake_sleep_mode import switch
 from tests.faults.virtual_time import VirtualLoop
 from vllm_console.control import daemon, factory, launching
 from vllm_console.control import machine as control_machine
@@ -24,7 +25,7 @@ from vllm_console.fleet.options import Flag, FlagSchema
 from vllm_console.history.database import Database, Tell, Write
 from vllm_console.history.file import open_to_write
 from vllm_console.history.schema import STEPS
-from vllm_console.http1 import ConnectFailed, RequestTimedOut, Response
+from vllm_console.http1 import ConnectFailed, Disconnected, RequestTimedOut, Response
 from vllm_console.snapshot import Failure, Host
 from vllm_console.workers import sockets, worker
 from vllm_console.workers.launch import Exit, LaunchFailed, LaunchSpec, Loss, Served, iso
@@ -222,14 +223,41 @@ class FakeHttp:
         if path == "v1/models":
             listed = [{"id": name} for name in tree.spec.served_names]
             body = json.dumps({"data": listed}).encode()
+        elif path == "is_sleeping" or path.startswith(("sleep?", "wake_up", "collective_rpc")):
+            return await self._sleep_mode(tree, url, path)
         elif path == "metrics":
             tree.steps += not tree.frozen
             body = _METRICS.format(running=int(tree.frozen), steps=tree.steps).encode()
         return Response(200, [], body)
 
+    async def _sleep_mode(self, tree: Tree, url: str, path: str) -> Response:
+        """An engine answers once it has done what it was told, or told before."""
+        clock = self._machine.clock
+        try:
+            done = tree.rest.busy_until
+            if path != "is_sleeping":
+                done = switch(self._machine, tree, _TOLD[path.partition("&")[0]])
+        except ValueError as error:
+            return Response(500, [], json.dumps({"error": {"message": str(error)}}).encode())
+        if clock.now < done:
+            await asyncio.sleep(done - clock.now)
+        if self._machine.server(tree.spec.port) is not tree or tree.hung:
+            raise Disconnected(f"{url}: the connection ended")
+        return Response(200, [], json.dumps({"is_sleeping": tree.rest.asleep}).encode())
+
     async def close(self) -> None:
         """There is nothing to let go of."""
 
+
+_TOLD = {
+    "sleep?level=1": "sleep",
+    "sleep?level=2": "sleep",
+    "wake_up": "wake",
+    "wake_up?tags=weights": "weights",
+    "collective_rpc": "reload",
+    "wake_up?tags=kv_cache": "kv_cache",
+}
+"""What an engine is told, by path."""
 
 _METRICS = """vllm:num_requests_running {running}.0
 vllm:num_requests_waiting 0.0

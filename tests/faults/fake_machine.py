@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from tests.faults.fake_sleep_mode import GPU_BYTES, Rest
 from tests.faults.virtual_time import Clock
 from vllm_console.devices.nvml import NvmlReading
 from vllm_console.snapshot import Gpu
@@ -100,6 +101,12 @@ class Tree:
     frozen: bool = False
     steps: int = 0
     bound: bool = False
+    rest: Rest = field(default_factory=Rest)
+
+    @property
+    def gpu_bytes(self) -> int:
+        """What it has of each of its GPUs."""
+        return self.rest.gpu_bytes(self.shared)
 
     @property
     def lives(self) -> bool:
@@ -132,6 +139,10 @@ class Machine:
         """Ended pids the driver still names: their GPUs, and until when."""
         self.attended = False
         """A daemon lives."""
+        self.daemons = 0
+        """How many there have been."""
+        self.seen_from = clock.now
+        """Since when the driver has answered."""
         self._last_start = 0
         self._unanswered: list[Callable[[], None]] = []
 
@@ -271,6 +282,7 @@ class Machine:
         self.ports = {port: owner for port, owner in self.ports.items() if owner in self.ours}
         for tree in self.trees:
             tree.hung = tree.frozen = False
+            tree.rest.works = True
         self.answers()
 
     def _look_for_wrongs(self, new: Tree) -> None:
@@ -281,10 +293,12 @@ class Machine:
                 self.wrongs.append(f"port {new.spec.port} twice: {tree.spec} and {new.spec}")
             common = set(tree.spec.gpus) & set(new.spec.gpus)
             names = f"{tree.spec.worker_id} and {new.spec.worker_id}"
-            if common and not new.shared:
+            if common and not new.shared and not tree.rest.asleep:
                 self.wrongs.append(f"GPU {common} given to {names}, and not to be shared")
             if common and not tree.was_serving:
                 self.wrongs.append(f"GPU {common}: {names} start at once")
+            if common and tree.rest.waking:
+                self.wrongs.append(f"GPU {common}: {names}, the one wakes, the other starts")
 
     def _binds(self, tree: Tree) -> None:
         if not self.is_alive(tree.main):
@@ -388,18 +402,28 @@ class Machine:
             processes[pid] = dict.fromkeys(gpus, 1 << 30)
         for tree in self.living():
             if tree.engine is not None and tree.spec.gpus:
-                processes[tree.engine.pid] = dict.fromkeys(tree.spec.gpus, 1 << 30)
+                processes[tree.engine.pid] = dict.fromkeys(tree.spec.gpus, tree.gpu_bytes)
         gpus_seen = tuple(
             Gpu(
                 "here",
                 index,
                 f"GPU-{index}",
                 "H100",
+                None,
+                *self._memory(index, processes),
                 fault="fallen off the bus" if index in self.lost_gpus else None,
             )
             for index in range(GPUS)
         )
         return NvmlReading(gpus_seen, processes=processes)
+
+    def _memory(
+        self, index: int, processes: Mapping[int, Mapping[int, int | None]]
+    ) -> tuple[int | None, int | None]:
+        """Bytes used and in all; `None` of a GPU that is lost."""
+        if index in self.lost_gpus:
+            return None, None
+        return sum(sizes.get(index) or 0 for sizes in processes.values()), GPU_BYTES
 
     def ask_driver(self, answer: Callable[[], None]) -> None:
         """Have the driver answer, soon or once it is silent no more."""
@@ -408,6 +432,7 @@ class Machine:
     def answers(self) -> None:
         """The driver answers what it was asked while it was silent."""
         self.driver_silent = False
+        self.seen_from = self.clock.now
         waiting, self._unanswered = self._unanswered, []
         for answer in waiting:
             answer()

@@ -6,6 +6,9 @@ Forks an "EngineCore" that ignores SIGTERM and has a child in a session of its o
 and helpers of vLLM may. Serves /health, /v1/models, /metrics and streamed /v1/completions, whose
 tokens come from the engine's steps: a stopped engine freezes them and the counters, and nothing
 else. An engine that dies takes the server down with exit code 0. Swallows SIGTERM while it boots.
+
+With VLLM_SERVER_DEV_MODE=1 it has vLLM's sleep mode: requests are held while it sleeps, and one
+that is served without weights, or with weights that were not loaded again, is answered with `?`.
 """
 
 from __future__ import annotations
@@ -23,6 +26,7 @@ import threading
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from urllib.parse import parse_qs, urlsplit
 
 KV_TOO_SMALL = (
     "To serve at least one request with the model's max seq len (2048), (0.0 GiB KV cache is"
@@ -35,6 +39,16 @@ CUDA_OUT_OF_MEMORY = (
     " is free.\nRuntimeError: Engine core initialization failed. See root cause above. Failed core"
     " proc(s): {}\n"
 )
+
+GPU_BYTES = 80_000_000_000
+PARTS = {"weights": 40_000_000_000, "kv_cache": 20_000_000_000}
+"""What of an engine sleep mode takes off the GPU, by vLLM's tags."""
+CONTEXT_BYTES = 1_000_000_000
+"""What stays there."""
+
+
+class Refused(Exception):
+    """What an engine does not do; becomes an HTTP 500."""
 
 
 def say(text: str, process: str = "APIServer", level: str = "INFO") -> None:
@@ -54,8 +68,17 @@ def entitle(title: str) -> None:
 class Engine:
     """The engine process as its server sees it: what runs, how many steps it has made."""
 
-    def __init__(self, step_s: float) -> None:
+    def __init__(self, step_s: float, memory: Path | None) -> None:
+        """`memory`: a directory where engines note what they have on a GPU, a file each."""
         self.step_s = step_s
+        self._memory = memory
+        self._gone: set[str] = set()
+        """What of it is off the GPU."""
+        self._loaded = True
+        """Its weights are those of the model."""
+        self._resumed = threading.Event()
+        self._resumed.set()
+        self.aborts = 0
         self.pid = 0
         self.running = 0
         self.tokens = 0
@@ -76,14 +99,78 @@ class Engine:
         if self.pid == 0:
             self._run(gentle)
 
+    def begin(self) -> None:
+        """One request more runs, once requests are let in."""
+        while True:
+            self._resumed.wait()
+            with self._lock:
+                if self._resumed.is_set():
+                    self._work(1)
+                    return
+
     def work(self, change: int, tokens: int = 0) -> None:
-        """One request more or less runs, or some tokens more were made."""
+        """One request less runs, or some tokens more were made."""
         with self._lock:
-            self.running += change
             self.tokens += tokens
-            self._shared[0] = self.running
-            if change > 0 and self.running == 1:
-                os.write(self._wake, b".")
+            self._work(change)
+
+    def _work(self, change: int) -> None:
+        self.running += change
+        self._shared[0] = self.running
+        if change > 0 and self.running == 1:
+            os.write(self._wake, b".")
+
+    # -- sleep mode --------------------------------------------------------------------------
+
+    @property
+    def sleeping(self) -> bool:
+        """As vLLM has it: it holds requests back, or something of it is off the GPU."""
+        return bool(self._gone) or not self._resumed.is_set()
+
+    @property
+    def whole(self) -> bool:
+        """It can make tokens that mean something."""
+        return self._loaded and not self._gone
+
+    def sleep(self, level: int, mode: str) -> None:
+        """Let in no request; once none runs, take what it has off the GPU."""
+        with self._lock:
+            self._resumed.clear()
+            self.aborts += mode == "abort"
+        while self.running:
+            time.sleep(0.005)
+        self._gone = set(PARTS)
+        self._loaded = self._loaded and level < 2
+        self.take_memory()
+
+    def wake_up(self, tags: list[str]) -> None:
+        """Take back what `tags` name, or all; requests are let in once nothing is missing."""
+        back = self._gone.intersection(tags or PARTS)
+        self.take_memory(*back)
+        self._gone -= back
+        if not self._gone:
+            self._resumed.set()
+
+    def reload_weights(self) -> None:
+        """Load the weights from the disk into where they belong."""
+        if "weights" in self._gone:
+            raise Refused("reload_weights: no memory for the weights")
+        self._loaded = True
+
+    def take_memory(self, *more: str) -> None:
+        """Note what it has on its GPU; raises `Refused` where others have too much of that."""
+        if self._memory is None:
+            return
+        gpu = os.environ.get("CUDA_VISIBLE_DEVICES", "")
+        parts = [size for part, size in PARTS.items() if part not in self._gone or part in more]
+        takes = CONTEXT_BYTES + sum(parts)
+        noted = [file.read_text().split() for file in self._memory.iterdir() if living(file.name)]
+        others = [int(size) for pid, uuid, size in noted if uuid == gpu and int(pid) != self.pid]
+        if sum(others) + takes > GPU_BYTES:
+            raise Refused("CUDA out of memory. Tried to allocate 19.07 GiB. GPU 0 has too little.")
+        unfinished = self._memory.with_name(f"{self.pid}.unfinished")
+        unfinished.write_text(f"{self.pid} {gpu} {takes}")
+        unfinished.replace(self._memory / str(self.pid))
 
     def _run(self, gentle: bool) -> None:
         """An engine process that has to be killed, with a grandchild no process group reaches."""
@@ -102,6 +189,14 @@ class Engine:
                 os.read(self._sleeps, 1)
 
 
+def living(pid: str) -> bool:
+    """That process is there, and no zombie."""
+    try:
+        return "\nState:\tZ" not in Path(f"/proc/{pid}/status").read_text()
+    except OSError:
+        return False
+
+
 def metrics(engine: Engine) -> bytes:
     """/metrics as vLLM words it."""
     lines = [
@@ -116,8 +211,22 @@ def metrics(engine: Engine) -> bytes:
     return "\n".join([*lines, ""]).encode()
 
 
-def serve(port: int, names: list[str], engine: Engine, told: bytes = b"") -> None:
-    """Answer until SIGTERM; then finish the streams that are open. `told` is said by /metrics."""
+def serve(
+    port: int,
+    names: list[str],
+    engine: Engine,
+    told: bytes = b"",
+    trouble: Path | None = None,
+) -> None:
+    """Answer until SIGTERM; then finish the streams that are open. `told` is said by /metrics.
+
+    `trouble` has lines such as "/sleep 500" or "/wake_up hang", looked at each time.
+    """
+    dev_mode = os.environ.get("VLLM_SERVER_DEV_MODE") == "1"
+
+    def troubled(path: str) -> str:
+        lines = trouble.read_text().splitlines() if trouble and trouble.exists() else []
+        return next((line.split()[1] for line in lines if line.split()[0] == path), "")
 
     class Answers(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
@@ -129,23 +238,50 @@ def serve(port: int, names: list[str], engine: Engine, told: bytes = b"") -> Non
                 body = json.dumps({"object": "list", "data": listed}).encode()
             elif self.path == "/metrics":
                 body = told or metrics(engine)
-            self.answer(200 if self.path in ("/health", "/v1/models", "/metrics") else 404, body)
+            elif self.path == "/is_sleeping" and dev_mode:
+                if troubled(self.path):
+                    return self.answer(500, b"")
+                body = json.dumps({"is_sleeping": engine.sleeping}).encode()
+            self.answer(200 if body or self.path == "/health" else 404, body)
 
         def do_POST(self) -> None:
-            wanted = json.loads(self.rfile.read(int(self.headers["content-length"])))
+            content = self.rfile.read(int(self.headers["content-length"]))
+            if dev_mode and self.path.startswith(("/sleep", "/wake_up", "/collective_rpc")):
+                return self.sleep_mode(content)
+            wanted = json.loads(content or b"{}")
             if self.path != "/v1/completions" or wanted["model"] not in names:
                 return self.answer(404, b"")
-            self.send_response(200)
-            self.send_header("content-type", "text/event-stream; charset=utf-8")
-            self.send_header("connection", "close")
-            self.end_headers()
-            engine.work(1)
+            engine.begin()
             try:
+                self.send_response(200)
+                self.send_header("content-type", "text/event-stream; charset=utf-8")
+                self.send_header("connection", "close")
+                self.end_headers()
                 self.stream(int(wanted["max_tokens"]))
             except OSError:
                 self.close_connection = True  # the client hung up
             finally:
                 engine.work(-1)
+
+        def sleep_mode(self, content: bytes) -> None:
+            """/sleep?level=&mode=, /wake_up?tags=, /collective_rpc."""
+            path, query = urlsplit(self.path).path, parse_qs(urlsplit(self.path).query)
+            if troubled(path) == "500":
+                body = b'{"error": {"message": "EngineCore encountered\\nan issue."}}'
+                return self.answer(500, body)
+            while troubled(path) == "hang":
+                time.sleep(0.01)
+            try:
+                if path == "/sleep":
+                    engine.sleep(int(query["level"][0]), query["mode"][0])
+                elif path == "/wake_up":
+                    engine.wake_up(query.get("tags", []))
+                elif json.loads(content)["method"] == "reload_weights":
+                    engine.reload_weights()
+            except Refused as error:
+                body = json.dumps({"error": {"message": str(error)}}).encode()
+                return self.answer(500, body)
+            self.answer(200, b"{}")
 
         def answer(self, status: int, body: bytes) -> None:
             self.send_response(status)
@@ -155,9 +291,10 @@ def serve(port: int, names: list[str], engine: Engine, told: bytes = b"") -> Non
 
         def stream(self, tokens: int) -> None:
             """One token a step of the engine."""
-            piece = json.dumps({"object": "text_completion", "choices": [{"text": " x"}]})
-            seen = engine.steps
-            while tokens > 0:
+            seen, aborts = engine.steps, engine.aborts
+            while tokens > 0 and engine.aborts == aborts:
+                text = " x" if engine.whole else " ?"
+                piece = json.dumps({"object": "text_completion", "choices": [{"text": text}]})
                 while engine.steps == seen:
                     time.sleep(engine.step_s)
                 seen = engine.steps
@@ -229,6 +366,9 @@ def main() -> None:
     parser.add_argument("--fake-flood-mb-s", type=int, default=50)
     parser.add_argument("--fake-step-s", type=float, default=0.02, help="one engine iteration")
     parser.add_argument("--fake-metrics", help="a gzip of what /metrics says, always the same")
+    parser.add_argument("--fake-trouble", type=Path, help="what fails, looked at while it runs")
+    parser.add_argument("--fake-gpu-memory", type=Path, help="where engines note what they have")
+    parser.add_argument("--enable-sleep-mode", action="store_true")
     given = parser.parse_args()
     say("         █     █     █▄   ▄█")
     say("   ▄▄ ▄█ █     █     █ ▀▄▀ █  version 0.32.0")
@@ -236,7 +376,7 @@ def main() -> None:
     say("environment " + json.dumps(sorted(os.environ)))
     say("Resolved architecture: Qwen2ForCausalLM")
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    engine = Engine(given.fake_step_s)
+    engine = Engine(given.fake_step_s, given.fake_gpu_memory)
     engine.fork(given.fake_gentle)
     say(
         "Initializing a V1 LLM engine (v0.32.0) with config: model='m', dtype=torch.bfloat16,"
@@ -259,6 +399,11 @@ def main() -> None:
         os._exit(1)
     if given.fake_failure == "exit-7":
         os._exit(7)
+    try:
+        engine.take_memory()
+    except Refused:
+        os.write(1, CUDA_OUT_OF_MEMORY.encode())
+        os._exit(1)
     for number in range(given.fake_chatter):
         os.write(1, b"line %08d %s\n" % (number, b"x" * 100))
         if number % 100 == 0:
@@ -279,7 +424,7 @@ def main() -> None:
             flooding = (given.fake_flood_mb, given.fake_flood_mb_s)
             threading.Thread(target=flood, args=flooding, daemon=True).start()
         told = gzip.decompress(Path(given.fake_metrics).read_bytes()) if given.fake_metrics else b""
-        serve(given.port, given.served_model_name, engine, told)
+        serve(given.port, given.served_model_name, engine, told, given.fake_trouble)
     except OSError as error:
         os.write(1, f"OSError: [Errno {error.errno}] {error.strerror}\n".encode())
         os._exit(1)

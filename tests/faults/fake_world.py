@@ -28,6 +28,9 @@ KINDS = {
     "zero": f'devices = [0]\nenv = {{ {SHARED} = "1" }}\n',
     "last": f'devices = [{GPUS - 1}]\nenv = {{ {SHARED} = "1" }}\n',
     "manual": "gpus = 1\nautostart = false\n",
+    "nap": "gpus = 1\nsleep_level = 2\n",
+    "naps": "gpus = 1\nscale = { min = 2, max = 2 }\nsleep_level = 1\n",
+    "turns": f'devices = [0]\nsleep_level = 1\nenv = {{ {SHARED} = "1" }}\n',
     "eager": 'gpus = 0\non_stall = "restart"\n',
 }
 """What a model may ask for."""
@@ -94,6 +97,7 @@ class World:
         assert self.daemon is None
         self.elapse(BOOT_S)
         self.machine.attended = True
+        self.machine.daemons += 1
         make_state_dir(self._place)
         self.loop = VirtualLoop(self.clock)
         self._loops.append(self.loop)
@@ -218,6 +222,10 @@ class World:
             self.up()
             self.until(self._settled, "settle")
         assert self.daemon is not None
+        for name, model in self.daemon.models.items():
+            if model.wanted and model.state is State.STOPPED:  # it slept; whoever asks starts it
+                self.ask("load", model=name)
+        self.until(self._settled, "settle")
         for model in self.daemon.models.values():
             workers = list(model.workers.values())
             if not model.wanted:
@@ -228,7 +236,7 @@ class World:
             for worker in workers:
                 view = worker.view
                 told = view.failure if view.state != State.STOPPED else view.reason
-                assert view.state == State.READY or told, f"{worker.id} {view}"
+                assert view.state in (State.READY, State.ASLEEP) or told, f"{worker.id} {view}"
 
     def _settled(self) -> bool:
         if self.daemon is None:
@@ -265,8 +273,9 @@ class World:
 def _decided(worker: Actor) -> bool:
     """It serves, has ended, or waits for a GPU that others have."""
     failure = worker.view.failure
-    waits = failure is not None and failure.cause == Cause.NO_FREE_GPU
-    return worker.state in {*ENDED, State.READY} or (worker.state is State.BACKOFF and waits)
+    if worker.state is State.BACKOFF:
+        return failure is not None and failure.cause == Cause.NO_FREE_GPU
+    return worker.state in {*ENDED, State.READY, State.ASLEEP}
 
 
 async def _all(tasks: set[asyncio.Task[Any]]) -> None:

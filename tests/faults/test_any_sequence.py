@@ -6,7 +6,13 @@ import os
 
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+)
 
 from tests.faults.fake_machine import GPUS, Start, Tree
 from tests.faults.fake_world import KINDS, World
@@ -16,11 +22,16 @@ from vllm_console.workers.states import Cause
 SEQUENCES = int(os.environ.get("VLLM_CONSOLE_SEQUENCES", "0"))
 """How many sequences to look at, different ones each time; 0 is CI's choice, the same each time."""
 MODELS = ("a", "b", "c", "d")
+FLEETS = (
+    {"a": ("one", 1), "b": ("two", 1), "c": ("zero", 1)},
+    {"a": ("nap", 1), "b": ("naps", 1), "c": ("turns", 1)},
+)
+"""What a fleet may begin with."""
 
 models = st.sampled_from(MODELS)
 kinds = st.sampled_from(sorted(KINDS))
 trees = st.integers(0, 7)
-verbs = st.sampled_from(("load", "unload", "restart", "rollback"))
+verbs = st.sampled_from(("load", "unload", "restart", "rollback", "sleep", "wake"))
 rounds = st.integers(1, 80) | st.none()
 """How far the daemon gets; as far as time allows, or so many rounds of its loop."""
 seconds = st.sampled_from((0.01, 0.3, 1.0, 2.5, 12.0, 45.0))
@@ -34,6 +45,11 @@ class AnySequence(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.world = World()
+
+    @initialize(fleet=st.sampled_from(FLEETS))
+    def begins(self, fleet: dict[str, tuple[str, int]]) -> None:
+        self.world.models = dict(fleet)
+        self.world.write()
         self.world.up()
 
     def _tree(self, number: int) -> Tree | None:
@@ -47,6 +63,14 @@ class AnySequence(RuleBasedStateMachine):
     def asks(self, model: str, verb: str, r: int | None, s: float) -> None:
         self.world.ask(verb, model=model)
         self.world.step(s, r)
+
+    @lives
+    @rule(model=models, s=seconds)
+    def sleeps(self, model: str, s: float) -> None:
+        self.world.step(20.0)
+        if self.world.daemon is not None:
+            self.world.ask("sleep", model=model)
+            self.world.step(s)
 
     @rule(model=models, kind=kinds, step=st.integers(1, 3))
     def edits(self, model: str, kind: str, step: int) -> None:
@@ -128,6 +152,11 @@ class AnySequence(RuleBasedStateMachine):
         if tree := self._tree(number):
             tree.frozen = True
             tree.hung = whole
+
+    @rule(number=trees, works=st.booleans())
+    def sleep_mode_fails_or_works(self, number: int, works: bool) -> None:
+        if tree := self._tree(number):
+            tree.rest.works = works
 
     @rule(number=trees)
     def shim_is_lost(self, number: int) -> None:

@@ -102,6 +102,19 @@ def test_a_restart_while_a_model_is_replaced_wants_no_more_workers(
     assert world.daemon.models["a"].wanted == 1
 
 
+@pytest.mark.parametrize("after", SOON)
+def test_a_load_of_more_workers_while_the_first_is_replaced_counts_without_it(
+    world: World, after: float
+) -> None:
+    world.ask("unload", model="b")
+    world.step(20.0)
+    apply(world, "a", "two", 2, after)
+    world.ask("load", model="a")
+    world.step(60.0)
+    served = [worker for worker in world.workers().values() if worker.model == "a"]
+    assert [State(worker.view.state) for worker in served] == [State.READY] * 2
+
+
 @pytest.mark.parametrize("rounds", [3, 6, 9, 14, 20])
 def test_a_load_while_its_model_is_removed_leaves_nothing(world: World, rounds: int) -> None:
     del world.models["a"]

@@ -70,6 +70,11 @@ def rows(answer: Answer) -> Iterator[str]:
                 yield _csv(line)
 
 
+def told(measured: Measured, key: str) -> str:
+    """One value of the whole span, as a table has it."""
+    return _value(measured, measured.figure, key)
+
+
 def sparkline(values: Sequence[float | None]) -> str:
     """A bar a value, from 0 to the largest; a space where there is none."""
     top = max((value for value in values if value is not None), default=0.0)

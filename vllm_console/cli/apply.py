@@ -12,12 +12,13 @@ from vllm_console.control.client import Client
 from vllm_console.errors import ConsoleError, InvalidInput
 
 SUMMARY = "bring the running fleet to what fleet.toml says now"
-_SIGN = {"add": "+", "remove": "-", "restart": "~", "update": "·"}
+_SIGN = {"add": "+", "remove": "-", "restart": "~", "update": "·", "end-canary": "-"}
 _MEANS = {
     "add": "new",
     "remove": "goes: drained and stopped",
     "restart": "its workers are replaced, the new ones ready first where there is room",
     "update": "takes effect at once, no worker is touched",
+    "end-canary": "its canary is drained and stopped, no other worker is touched",
 }
 
 

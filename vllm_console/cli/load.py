@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 
 from vllm_console.cli.connect import client_of, seconds_of, wait_for_model
+from vllm_console.errors import ConsoleError
+from vllm_console.snapshot import Model
 
 SUMMARY = "start the workers of a model"
 
@@ -37,9 +39,16 @@ def run(args: argparse.Namespace) -> int:
     model = wait_for_model(
         client,
         args.model,
-        lambda m: m.wanted > 0 and m.ready >= m.wanted,
+        lambda m: (m.wanted > 0 and m.ready >= m.wanted) or why_asleep(m) is not None,
         timeout=args.timeout,
         what="ready",
     )
+    if (why := why_asleep(model)) is not None:
+        raise ConsoleError(f"{model.name} is {model.state}: {why}")
     print(f"{model.name}: ready, {', '.join(w.url or w.id for w in model.workers)}")
     return 0
+
+
+def why_asleep(model: Model) -> str | None:
+    """Why a worker that sleeps could not be woken; `None` where that was not tried."""
+    return next((w.reason for w in model.workers if w.state == "asleep" and w.reason), None)

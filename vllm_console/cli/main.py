@@ -49,6 +49,7 @@ VERBS = {
     "sleep": "take a model's weights off the GPU, its process ready to wake in seconds",
     "wake": "bring a sleeping model back",
     "apply": "bring the running fleet to what fleet.toml says now",
+    "canary": "try a changed model with a share of its requests, beside what serves",
     "rollback": "serve an earlier revision of a model again",
     "logs": "what a worker wrote",
     "events": "what happened to the fleet",

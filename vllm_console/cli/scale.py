@@ -32,7 +32,7 @@ def run(args: argparse.Namespace) -> int:
     model = wait_for_model(
         client,
         args.model,
-        lambda m: len(m.workers) == args.workers == m.ready,
+        lambda m: len(m.workers) - (m.canary is not None) == args.workers == m.ready,
         timeout=args.timeout,
         what=f"at {args.workers} workers",
     )

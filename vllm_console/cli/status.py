@@ -56,9 +56,9 @@ def run(args: argparse.Namespace) -> int:
 
 
 def healthy(status: dict[str, Any]) -> bool:
-    """Whether every wanted worker is ready and none has failed."""
+    """Whether every wanted worker is ready, or asleep, and none has failed."""
     return all(
-        model["ready"] >= model["wanted"]
+        model["ready"] + sum(w["state"] == "asleep" for w in model["workers"]) >= model["wanted"]
         and not any(w["state"] in ("failed", "crash-loop", "stalled") for w in model["workers"])
         for model in status["models"]
     )
@@ -95,7 +95,8 @@ def table(status: dict[str, Any]) -> str:
         rows.append((model["name"], _state(single or model), ready, *_numbers(load), url))
         if single is None:
             for worker in model["workers"]:
-                row = (f"  {worker['id']}", _state(worker), "", *_numbers(worker))
+                name = f"  {worker['id']}{_tried(model, worker)}"
+                row = (name, _state(worker), "", *_numbers(worker))
                 rows.append((*row, worker["url"] or ""))
     lines += _align(rows)
     if not status["models"]:
@@ -128,9 +129,17 @@ def table(status: dict[str, Any]) -> str:
                 failure = worker["failure"]
                 lines.append(f"  {worker['id']}: {failure['line']}")
                 lines.append(f"  {' ' * len(worker['id'])}  → {failure['remedy']}")
-            elif worker["reason"] and worker["state"] in ("queued", "stalled"):
+            elif worker["reason"] and worker["state"] in ("queued", "stalled", "asleep"):
                 lines.append(f"  {worker['id']}: {worker['reason']}")
     return "\n".join(lines)
+
+
+def _tried(model: dict[str, Any], worker: dict[str, Any]) -> str:
+    """Revision and share of a canary."""
+    canary = model.get("canary")
+    if canary is None or canary["worker"] != worker["id"]:
+        return ""
+    return f" (r{canary['revision']}, {canary['share'] * 100:.3g} %)"
 
 
 def _state(thing: dict[str, Any]) -> str:

@@ -19,6 +19,7 @@ from vllm_console.workers.redaction import BLANK, redact
 _RECORDED = frozenset(
     {
         *("model", "worker", "revision", "digest", "workers", "count", "pid", "pids", "force"),
+        *("share", "end"),
         *("name", *TERMS),
     }
 )

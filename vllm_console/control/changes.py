@@ -11,6 +11,7 @@ from vllm_console.control.served import Actor
 from vllm_console.snapshot import Failure
 from vllm_console.snapshot import Worker as WorkerView
 from vllm_console.workers.states import SERVING, State
+from vllm_console.workers.worker import Worker
 
 
 class Changes:
@@ -65,7 +66,7 @@ class Changes:
                 return
         if new.state == State.STARTING:
             self._starting[new.id] = self._clock()
-            if old is not None and old.state == State.ASLEEP:
+            if isinstance(worker, Worker) and worker.wakes:
                 self._woken.add(new.id)
             else:
                 self._woken.discard(new.id)
@@ -84,6 +85,8 @@ def _told(new: WorkerView) -> tuple[str, str]:
     """Level and text of the event for a worker's change of state."""
     reason = f": {new.reason}" if new.reason else ""
     match new.state:
+        case State.READY if new.reason:
+            return "warn", f"ready{reason}"
         case State.READY:
             return "ok", "ready"
         case State.FAILED | State.CRASH_LOOP if new.failure:

@@ -10,6 +10,7 @@ from dataclasses import asdict
 from typing import Any, Protocol
 
 from vllm_console.control import client_keys
+from vllm_console.control.canaries import Canaries, share_of
 from vllm_console.control.front import Front
 from vllm_console.control.looking import Looking, configured
 from vllm_console.control.revisions import Revisions
@@ -21,7 +22,7 @@ from vllm_console.fleet.find import Place
 from vllm_console.fleet.model import Fleet
 from vllm_console.history.accounts import Accounts
 from vllm_console.snapshot import to_json
-from vllm_console.workers.states import ENDED, State
+from vllm_console.workers.states import ENDED
 
 Answer = dict[str, Any]
 
@@ -36,6 +37,7 @@ class Commanded(Protocol):
     rollout: Rollout
     looking: Looking
     front: Front
+    canaries: Canaries
     going_down: bool
 
     def load(self, model: ServedModel) -> list[Actor]:
@@ -72,6 +74,7 @@ class Commands:
             "scale": self._scale,
             "sleep": self._sleep,
             "wake": self._wake,
+            "canary": self._canary,
             "load-plan": self._load_plan,
             "config": self._config,
             "fleet-file": self._fleet_file,
@@ -87,7 +90,7 @@ class Commands:
     async def carry_out(self, verb: str, args: Mapping[str, Any]) -> Answer:
         """Carry out one command; its answer is what the client gets as JSON.
 
-        load, unload, restart, scale, sleep, wake and down return once they are accepted, apply,
+        load, unload, restart, scale, sleep, wake, canary and down return once accepted, apply,
         rollback and gateway-restart once they are done; apply with `wait` false, once the plan is
         still what was agreed to. Raises `ConsoleError` with the one line that says why not.
         """
@@ -134,7 +137,7 @@ class Commands:
         if not model.can_sleep:
             raise InvalidInput(why_no_sleep(model))
         workers = model.sleep()
-        if not workers and model.state not in (State.ASLEEP, State.DRAINING):
+        if not workers:
             raise ConsoleError(f"{model.name} is {model.state}: only a ready model can sleep")
         return _done(model, [worker.id for worker in workers])
 
@@ -145,6 +148,15 @@ class Commands:
             remedy = f"`vllm-console load {model.name}` starts it"
             raise ConsoleError(f"{model.name} is {model.state} and does not sleep; {remedy}")
         return _done(model, [worker.id for worker in workers])
+
+    async def _canary(self, args: Mapping[str, Any]) -> Answer:
+        model, canaries = self._model(args), self._daemon.canaries
+        if args.get("end"):
+            canary = canaries.dismiss(model)
+        else:
+            canary = canaries.give(model, share_of(args.get("share")))
+        answer = _done(model, [canary.worker])
+        return {**answer, "revision": canary.revision, "base": model.revision}
 
     async def _load_plan(self, args: Mapping[str, Any]) -> Answer:
         return dict(to_json(await self._daemon.looking.load_plan(self._model(args))))

@@ -16,6 +16,8 @@ from vllm_console import __version__
 from vllm_console.answer import Answer, Question
 from vllm_console.control.analysis import Analysis
 from vllm_console.control.audit import AuditLog
+from vllm_console.control.canaries import Canaries
+from vllm_console.control.canary import CanaryFile
 from vllm_console.control.changes import Changes
 from vllm_console.control.commands import Commands
 from vllm_console.control.events import EventLog, now_iso
@@ -139,6 +141,13 @@ class Daemon:
         self.looking = Looking(
             place.fleet_file, self.rollout, self._factory, self._machine, self._launcher.expected_s
         )
+        self.canaries = Canaries(
+            self,
+            CanaryFile(place.state_dir / "canaries.json"),
+            has_room=self._factory.has_room_beside,
+            promoted=self._factory.describe,
+            reroute=self.front.changed,
+        )
         self._commands = Commands(self)
         self.models.update((name, self._served(config)) for name, config in fleet.models.items())
 
@@ -147,11 +156,12 @@ class Daemon:
     async def start(self, *, autostart: bool = True) -> None:
         """Adopt what runs, then start what is wanted."""
         began = self._clock()
+        wanted = self._wanted.read()
+        self.canaries.restore(wanted)
         adopted = await self._adopt()
         served = {found.spec.worker_id for found in adopted if found.served is not None}
         tell_losses(self._launcher.losses(), self.tell)
         took_ms = (self._clock() - began) * 1e3
-        wanted = self._wanted.read()
         for model in self.models.values():
             count = model.config.workers if model.config.autostart else 0
             if wanted is not None:  # a model that is new in the file is not in it
@@ -159,7 +169,7 @@ class Daemon:
             surplus: list[Actor] = []
             if wanted is not None and model.name in wanted:
                 surplus = model.surplus(wanted[model.name], served)
-            stay = [w for w in model.workers.values() if w.state is not State.STOPPING]
+            stay = [w for w in model.own if w.state is not State.STOPPING]
             model.wanted = max(model.wanted, sum(worker not in surplus for worker in stay))
             if autostart and count:
                 self.load(model, count)
@@ -167,6 +177,7 @@ class Daemon:
                 self.tell("info", worker.id, "is one more than wanted, and goes")
                 retire = self.retire if worker.id in model.leaving else self._unload
                 self.spawn(retire(model, worker))
+        self.canaries.resume(autostart)
         text = f"daemon {__version__} started"
         if adopted:
             text += f", {len(adopted)} adopted in {took_ms:.0f} ms"
@@ -208,6 +219,7 @@ class Daemon:
             await asyncio.gather(*(worker.unload() for worker in left))
         await self.front.stop()
         self._wanted.clear()
+        self.canaries.forget()
         self.events.add("ok", "fleet", "down")
         self.stopped.set()
 
@@ -343,16 +355,22 @@ class Daemon:
 
     def unload(self, model: ServedModel) -> list[Actor]:
         """Want none of a model; returns the workers that go."""
-        workers = model.unload()
+        canary, workers = model.canary, model.unload()
         self._note_wanted()
+        if canary is not None:
+            self.canaries.gone(model, canary)
         for worker in workers:
-            self.spawn(self._unload(model, worker))
+            retire = self.retire if worker.id in model.leaving else self._unload
+            self.spawn(retire(model, worker))
         return workers
 
     def scale(self, model: ServedModel, number: int) -> tuple[list[Actor], list[Actor]]:
         """Want exactly so many workers of a model; returns those that start and those that go."""
+        canary = model.canary
         started, surplus = model.scale(number)
         self._note_wanted()
+        if canary is not None and model.canary is None:
+            self.canaries.gone(model, canary)
         for worker in surplus:
             self.spawn(self.retire(model, worker))
         return started, surplus
@@ -364,7 +382,7 @@ class Daemon:
             return
         for worker in model.workers.values():
             self.spawn(worker.restart())
-        model.wanted = model.wanted or len(model.workers)
+        model.wanted = model.wanted or len(model.own)
         self._note_wanted()
 
     def begin_down(self) -> None:
@@ -377,6 +395,7 @@ class Daemon:
             self.fleet = await self.rollout.apply(agreed)
         finally:  # what was carried out before a failure stays
             self._note_wanted()
+            self.canaries.note()
             self.front.configured()
 
     def spawn(self, work: Coroutine[Any, Any, None]) -> None:
@@ -385,7 +404,7 @@ class Daemon:
         self._tasks.add(task)
         task.add_done_callback(self._done)
 
-    # -- what a rollout asks of the daemon (control.rollout.Fleetwide) --------------------------
+    # -- what a rollout and canaries ask of the daemon (control.rollout.Fleetwide) --------------
 
     def tell(self, level: str, subject: str, text: str) -> None:
         """Record an event."""
@@ -404,7 +423,7 @@ class Daemon:
 
     def has_room_beside(self, model: ServedModel) -> bool:
         """Whether a worker of this model can start while its others still run."""
-        return self._factory.has_room_beside(model)
+        return self._factory.has_room_beside(model.config)
 
     async def retire(self, model: ServedModel, worker: Actor) -> None:
         """Unload one worker, whoever loads it meanwhile, and forget it."""
@@ -418,6 +437,7 @@ class Daemon:
 
     def _heard(self, worker: Actor, view: WorkerView) -> None:
         self._changes.heard(worker, view)
+        self.canaries.heard(worker, view)
         self.front.changed()
 
     def _served(self, config: ModelConfig) -> ServedModel:
@@ -433,8 +453,9 @@ class Daemon:
             self._changes.adopting(worker.id)
             worker.adopt(found)
             self.events.add("ok", worker.id, f"adopted, pid {worker.view.pid}, not touched")
-            if found.spec.revision != model.revision:
-                text = f"runs revision {found.spec.revision}; restart applies {model.revision}"
+            _, revision = model.config_of(worker.id)
+            if found.spec.revision != revision:
+                text = f"runs revision {found.spec.revision}; restart applies {revision}"
                 self.events.add("warn", worker.id, text)
         return handles
 

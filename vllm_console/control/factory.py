@@ -74,6 +74,8 @@ class WorkerFactory:
         self._clock = clock
         self._gates: dict[int, asyncio.Lock] = {}
         self._specs: dict[str, LaunchSpec] = {}
+        self._facts: dict[str, tuple[str, int | None]] = {}
+        """The engine environment and the bytes of the weights of each worker's newest start."""
         self._turns: dict[str, tuple[ModelConfig, int]] = {}
         """Configuration and revision of each worker's newest start."""
         self._sleepers = Sleepers(machine, tell, self._steady)
@@ -90,9 +92,17 @@ class WorkerFactory:
         """A worker for a tree that runs, to be told of it with `Worker.adopt`."""
         worker = self._launched(model, found.spec.worker_id)
         model.workers[worker.id] = worker
-        model.command = found.spec.argv
         self._specs[worker.id] = found.spec
+        if worker in model.own:
+            self.describe(model, worker.id)
         return worker
+
+    def describe(self, model: ServedModel, worker_id: str) -> None:
+        """Have a model shown as one of its workers was started, if that was yet."""
+        if worker_id in self._specs:
+            model.command = self._specs[worker_id].argv
+        if worker_id in self._facts:
+            model.engine_environment, model.weights_bytes = self._facts[worker_id]
 
     def stray(self, found: Handle) -> ServedModel:
         """A model that is served but no longer in fleet.toml: shown, so that it can be unloaded."""
@@ -102,16 +112,17 @@ class WorkerFactory:
     def forget(self, worker_id: str) -> None:
         """Nothing of that worker is left, and it will not come back."""
         self._specs.pop(worker_id, None)
+        self._facts.pop(worker_id, None)
         self._turns.pop(worker_id, None)
         self._sleepers.forget(worker_id)
 
-    def has_room_beside(self, model: ServedModel) -> bool:
-        """Whether a worker of this model can start while its others still run."""
-        if model.config.devices:
+    def has_room_beside(self, config: ModelConfig) -> bool:
+        """Whether one more worker of this configuration can start while the others still run."""
+        if config.devices:
             return False
         try:
-            engine = resolve(model.config.engine)
-            choose_gpus(model.config, engine, self._machine.devices.gpus, self.gpus_taken(""))
+            engine = resolve(config.engine)
+            choose_gpus(config, engine, self._machine.devices.gpus, self.gpus_taken(""))
         except ConsoleError:
             return False
         return True
@@ -136,7 +147,7 @@ class WorkerFactory:
 
     def _launched(self, model: ServedModel, worker_id: str) -> Worker:
         async def prepare_launch() -> tuple[LaunchSpec, dict[str, str]]:
-            config, revision = self._turns.get(worker_id, (model.config, model.revision))
+            config, revision = self._turns.get(worker_id, model.config_of(worker_id))
             if config.source == NOT_IN_FILE:
                 raise InvalidInput(f"{model.name} is no longer in {self._fleet_file}")
             await self._machine.settled()
@@ -150,10 +161,11 @@ class WorkerFactory:
                 ports_in_use=lambda: self._ports(worker_id),
             )
             version = f", vLLM {prepared.engine.version}" if prepared.engine.version else ""
-            model.engine_environment = f"{prepared.engine.found}{version}"
-            model.command = prepared.spec.argv
-            model.weights_bytes = weights_bytes(prepared.source)
+            found = f"{prepared.engine.found}{version}"
+            self._facts[worker_id] = (found, weights_bytes(prepared.source))
             self._specs[worker_id] = prepared.spec
+            if any(worker.id == worker_id for worker in model.own):
+                self.describe(model, worker_id)
             return prepared.spec, prepared.environ
 
         def gate() -> AbstractAsyncContextManager[object]:
@@ -161,7 +173,7 @@ class WorkerFactory:
 
         async def drain() -> None:
             if self._drain is not None:
-                await self._drain(worker_id, model.config.drain_timeout_s)
+                await self._drain(worker_id, model.config_of(worker_id)[0].drain_timeout_s)
 
         return Worker(
             worker_id,
@@ -174,7 +186,7 @@ class WorkerFactory:
             start_gate=gate,
             drain=drain,
             bed=self._sleepers,
-            expected_s=self._launcher.expected_s(model.name, model.revision),
+            expected_s=self._launcher.expected_s(model.name, model.config_of(worker_id)[1]),
             clock=self._clock,
         )
 
@@ -187,10 +199,11 @@ class WorkerFactory:
         might name other GPUs.
         """
         while True:
-            gpus = set(model.config.devices or ())
+            gpus = set(model.config_of(worker_id)[0].devices or ())
             async with self._steady(worker_id, gpus):
-                if gpus == set(model.config.devices or ()):
-                    self._turns[worker_id] = (model.config, model.revision)
+                config, revision = model.config_of(worker_id)
+                if gpus == set(config.devices or ()):
+                    self._turns[worker_id] = (config, revision)
                     yield
                     return
 
@@ -250,8 +263,9 @@ class WorkerFactory:
 
     def _named(self, model: ServedModel, worker_id: str) -> set[int]:
         """The GPUs that a worker may come to by name: of its newest start, and of its next."""
-        config, _ = self._turns.get(worker_id, (model.config, 0))
-        return {*(config.devices or ()), *(model.config.devices or ())}
+        next_one, _ = model.config_of(worker_id)
+        newest, _ = self._turns.get(worker_id, (next_one, 0))
+        return {*(newest.devices or ()), *(next_one.devices or ())}
 
     def _ports(self, but: str) -> set[int]:
         return {spec.port for _, spec in self._others(but)} | {self._reserved_port()}

@@ -90,7 +90,7 @@ async def load_plan(
 ) -> LoadPlan:
     """What loading a model would take now; nothing is started, fetched or reserved."""
     config, refused, notes = model.config, list[str](), list[str]()
-    alive = sum(worker.state not in ENDED for worker in model.workers.values())
+    alive = sum(worker.state not in ENDED for worker in model.own)
     count = max(0, max(model.wanted, config.workers) - alive)
     if config.attached or config.source == NOT_IN_FILE:
         why = (

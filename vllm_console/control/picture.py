@@ -23,6 +23,8 @@ from vllm_console.snapshot import (
     Slo,
     Worker,
 )
+from vllm_console.snapshot import Canary as CanaryView
+from vllm_console.workers.launch import iso
 from vllm_console.workers.states import SERVING, State
 
 STALE_S = 10.0
@@ -48,13 +50,18 @@ def model_picture(
     """One model with its workers, as of now."""
     config = served.config
     workers = tuple(
-        _worker(actor, observation, usage.get(actor.view.id, Usage()), config.options)
+        _worker(
+            actor,
+            observation,
+            usage.get(actor.view.id, Usage()),
+            served.config_of(actor.id)[0].options,
+        )
         for actor in served.workers.values()
     )
     engine = next(
         (
             engine_facts(actor, observation.info(actor.view.id), config.options)
-            for actor in served.workers.values()
+            for actor in served.own
         ),
         Engine(),
     )
@@ -75,6 +82,7 @@ def model_picture(
         autostart=config.autostart,
         can_sleep=served.can_sleep,
         pinned=config.pinned,
+        canary=_canary(served),
         engine_environment=served.engine_environment,
         command=served.command,
         engine=engine,
@@ -86,6 +94,13 @@ def model_picture(
         options=dict(config.options),
         workers=workers,
     )
+
+
+def _canary(served: ServedModel) -> CanaryView | None:
+    canary = served.canary
+    if canary is None:
+        return None
+    return CanaryView(canary.revision, canary.share, canary.worker, iso(canary.since))
 
 
 def engine_facts(actor: Actor, info: Mapping[str, str], options: Mapping[str, Any]) -> Engine:

@@ -8,9 +8,14 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from enum import StrEnum
 
+from vllm_console.control.canary import Canary
 from vllm_console.fleet.difference import differences
 from vllm_console.fleet.model import ModelConfig
 from vllm_console.fleet.revision import fingerprint
+
+_NO_CANARIES: Mapping[str, Canary] = {}
+_STAYS = "stays, and takes the place of one worker"
+_ENDS = "ends first"
 
 
 class Kind(StrEnum):
@@ -24,6 +29,8 @@ class Kind(StrEnum):
     """Its workers are replaced: something changed that a running engine cannot take up."""
     UPDATE = "update"
     """Takes effect at once, no worker is touched."""
+    END_CANARY = "end-canary"
+    """Its canary is drained and stopped; what else changes takes effect at once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,15 +43,30 @@ class Change:
     """Each key that differs, as "options.max_num_seqs: 8 → 16"."""
 
 
-def plan(runs: Mapping[str, ModelConfig], wanted: Mapping[str, ModelConfig]) -> tuple[Change, ...]:
-    """The changes that turn `runs` into `wanted`: removals first, since they free memory."""
+def plan(
+    runs: Mapping[str, ModelConfig],
+    wanted: Mapping[str, ModelConfig],
+    canaries: Mapping[str, Canary] = _NO_CANARIES,
+) -> tuple[Change, ...]:
+    """The changes that turn `runs` into `wanted`: removals first, since they free memory.
+
+    A canary of the wanted configuration stays; any other ends first.
+    """
     removed = [Change(name, Kind.REMOVE) for name in runs if name not in wanted]
     changed, added = [], []
     for name, config in wanted.items():
         if name not in runs:
             added.append(Change(name, Kind.ADD))
-        elif what := tuple(_differences(runs[name], config)):
-            same = fingerprint(runs[name]) == fingerprint(config)
+            continue
+        what = tuple(_differences(runs[name], config))
+        same = fingerprint(runs[name]) == fingerprint(config)
+        canary = canaries.get(name)
+        if canary is not None:
+            stays = fingerprint(canary.config) == fingerprint(config)
+            told = f"canary: revision {canary.revision} {_STAYS if stays else _ENDS}"
+            kind = Kind.END_CANARY if same else Kind.RESTART
+            changed.append(Change(name, kind, (*what, told)))
+        elif what:
             changed.append(Change(name, Kind.UPDATE if same else Kind.RESTART, what))
     return (*removed, *changed, *added)
 

@@ -58,6 +58,16 @@ class Revisions:
         self._database.write(lambda connection: add_revisions(connection, {config.name: [new]}))
         return number
 
+    def config(self, model: str, number: int) -> ModelConfig | None:
+        """The configuration of a revision; `None` if it is not known, or of another version."""
+        for revision in self.of(model):
+            if revision.number == number:
+                try:
+                    return ModelConfig.model_validate(revision.config)
+                except ValueError:
+                    return None
+        return None
+
     def of(self, model: str) -> list[Revision]:
         """Every revision of a model, oldest first."""
         return list(self._known.get(model, ()))

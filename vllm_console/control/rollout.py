@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
-from typing import Any, Protocol
+from typing import Any, NoReturn, Protocol
 
 from vllm_console.control.attached import AttachedWorker
 from vllm_console.control.plan import Change, Kind, digest, plan
@@ -14,17 +14,32 @@ from vllm_console.control.roster import Roster
 from vllm_console.control.served import Actor, ServedModel
 from vllm_console.errors import ConsoleError, InvalidInput, TimedOut
 from vllm_console.fleet.model import Fleet, ModelConfig
-from vllm_console.workers.states import ENDED, State
+from vllm_console.fleet.revision import fingerprint
+from vllm_console.workers.states import ENDED, SERVING, State
 
 _DECIDED = (*ENDED, State.READY, State.BACKOFF)
 """States in which a start has either worked or not."""
 CHANGED_SINCE = "the fleet file changed since the plan was shown; look again"
 
 
+class Tried(Protocol):
+    """What a rollout asks of the canaries."""
+
+    def promote(self, model: ServedModel) -> Actor | None:
+        """Make a model's canary a worker like the others; returns it."""
+
+    async def end(self, model: ServedModel) -> None:
+        """Drain and stop a model's canary, if it has one."""
+
+
 class Fleetwide(Protocol):
     """What a rollout asks of the daemon."""
 
     models: Roster
+
+    @property
+    def canaries(self) -> Tried:
+        """The revisions that are tried beside those that serve."""
 
     def admit(self, config: ModelConfig) -> None:
         """Take in a model that is new in the file, and load it if it starts by itself."""
@@ -54,6 +69,11 @@ class Rollout:
         self.read = read
         """The fleet as its file says now; raises `InvalidInput`."""
         self._turn = asyncio.Lock()
+
+    @property
+    def busy(self) -> bool:
+        """Whether workers are being replaced now."""
+        return self._turn.locked()
 
     def plan(self) -> dict[str, Any]:
         """What would change, and the digest to agree to it with; raises `InvalidInput`."""
@@ -89,7 +109,10 @@ class Rollout:
             await replace_workers(self._fleet, model, config)
 
     def _changes(self, wanted: Fleet) -> tuple[Change, ...]:
-        return plan({n: model.config for n, model in self._fleet.models.items()}, wanted.models)
+        models = self._fleet.models
+        runs = {name: model.config for name, model in models.items()}
+        canaries = {name: m.canary for name, m in models.items() if m.canary is not None}
+        return plan(runs, wanted.models, canaries)
 
     async def _carry_out(self, change: Change, wanted: Fleet) -> None:
         if change.kind is Kind.ADD:
@@ -100,7 +123,8 @@ class Rollout:
             model.unload()
             await _retire_all(self._fleet, model)
             del self._fleet.models[change.model]
-        elif change.kind is Kind.UPDATE:
+        elif change.kind in (Kind.UPDATE, Kind.END_CANARY):
+            await self._fleet.canaries.end(model)
             model.config = wanted.models[change.model]
         else:
             await replace_workers(self._fleet, model, wanted.models[change.model])
@@ -139,8 +163,10 @@ async def replace_workers(fleet: Fleetwide, model: ServedModel, config: ModelCon
     Where there is room the new worker is ready before the old one drains, so that the model never
     stops serving; else the old one makes way first. A model that is unloaded on the way has the new
     configuration and stays unloaded. Raises `RolledBack` when a new worker does not
-    become ready: then the model has its former configuration and its workers back.
+    become ready: then the model has its former configuration and its workers back. A canary of
+    this configuration is the first of the new workers; any other ends before anything else.
     """
+    canary = await _canary_of(fleet, model, config)
     former = model.config
     replaced = 0
     before = model.revision
@@ -151,7 +177,13 @@ async def replace_workers(fleet: Fleetwide, model: ServedModel, config: ModelCon
             model.load()
         return
     fleet.revise(model, config)
-    for old in [worker for worker in model.workers.values() if worker.state not in ENDED]:
+    olds = [w for w in model.workers.values() if w is not canary and w.state not in ENDED]
+    if canary is not None:
+        why = await _take_over(fleet, model, canary, config.start_timeout_s)
+        if why is not None and model.wanted:
+            await _roll_back(fleet, model, former, before, why)
+        replaced += why is None
+    for old in olds:
         if not model.wanted or old.id not in model.workers:
             continue  # it was unloaded meanwhile, and that holds
         if old.state is State.ASLEEP:  # its memory may be another's: it starts when it is asked for
@@ -162,15 +194,53 @@ async def replace_workers(fleet: Fleetwide, model: ServedModel, config: ModelCon
         swap = _beside if fleet.has_room_beside(model) else _in_place
         why = await swap(fleet, model, old, config.start_timeout_s)
         if why is not None and model.wanted:
-            failed = model.revision
-            fleet.revise(model, former)
-            await _restore(fleet, model, old)
-            text = f"revision {failed} did not become ready ({why}); revision {before} serves"
-            fleet.tell("crit", model.name, text)
-            raise RolledBack(f"{model.name}: {text}")
+            await _roll_back(fleet, model, former, before, why, old)
         replaced += 1
     if replaced:
         fleet.tell("ok", model.name, f"revision {model.revision} serves")
+
+
+async def _canary_of(fleet: Fleetwide, model: ServedModel, config: ModelConfig) -> Actor | None:
+    """The canary of this configuration, now one of the model's own workers; any other ends."""
+    canary = model.canary
+    if canary is not None and fingerprint(canary.config) == fingerprint(config):
+        return fleet.canaries.promote(model)
+    await fleet.canaries.end(model)
+    return None
+
+
+async def _take_over(
+    fleet: Fleetwide, model: ServedModel, new: Actor, limit_s: float
+) -> str | None:
+    """Let a worker that was a canary replace another, by preference one that does not serve.
+
+    `None` once it has, else why it cannot.
+    """
+    why = None if new.state is State.ASLEEP else await _outcome(new, limit_s)
+    others = [worker for worker in model.workers.values() if worker is not new]
+    old = min(others, key=lambda worker: worker.state in SERVING, default=None)
+    gone = old if why is None else new
+    if gone is not None and (model.wanted or gone is new):
+        await fleet.retire(model, gone)
+    return why
+
+
+async def _roll_back(
+    fleet: Fleetwide,
+    model: ServedModel,
+    former: ModelConfig,
+    before: int,
+    why: str,
+    old: Actor | None = None,
+) -> NoReturn:
+    """Go back to the former configuration, and `old` to its work; raises `RolledBack`."""
+    failed = model.revision
+    fleet.revise(model, former)
+    if old is not None:
+        await _restore(fleet, model, old)
+    text = f"revision {failed} did not become ready ({why}); revision {before} serves"
+    fleet.tell("crit", model.name, text)
+    raise RolledBack(f"{model.name}: {text}")
 
 
 async def _retire_all(fleet: Fleetwide, model: ServedModel) -> None:
@@ -183,7 +253,10 @@ async def _beside(fleet: Fleetwide, model: ServedModel, old: Actor, limit_s: flo
     """Start a new worker next to the old one; `None` once it has taken over, else why not."""
     new = model.add_worker()
     new.load()
+    model.leaving.add(old.id)  # whoever loads the model meanwhile does not count on it
     why = await _outcome(new, limit_s)
+    if why is not None:
+        model.leaving.discard(old.id)
     await fleet.retire(model, old if why is None else new)
     return why
 

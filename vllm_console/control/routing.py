@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import datetime
 from pathlib import Path
@@ -111,7 +112,7 @@ def _model(
     config, options = served.config, served.config.options
     workers = tuple(_workers(served, info, key_of(served) if config.attached else None, closing))
     state, reason = (State.STOPPED, "the fleet goes down") if closing else _state(served)
-    facts = [engine_facts(w, info(w.id), options) for w in served.workers.values()]
+    facts = [engine_facts(w, info(w.id), options) for w in served.own]
     longest = next((f.max_model_len for f in facts if f.max_model_len), None)
     return Model(
         name=served.name,
@@ -125,7 +126,7 @@ def _model(
         max_model_len=longest,
         engine_priority=options.get("scheduling_policy") == "priority",
         sampling=dict(config.sampling),
-        weights=dict(config.weights),
+        weights=_weights(served),
         limits=_limits(config.limits),
         workers=workers,
     )
@@ -160,7 +161,7 @@ def _workers(
         place = _place(actor)
         if place is None:
             continue
-        facts = engine_facts(actor, info(actor.id), served.config.options)
+        facts = engine_facts(actor, info(actor.id), served.config_of(actor.id)[0].options)
         spec = actor.spec
         yield Worker(
             id=actor.id,
@@ -172,6 +173,24 @@ def _workers(
             draining=closing or actor.state in _NOTHING_NEW,
             api_key=api_key,
         )
+
+
+def _weights(served: ServedModel) -> dict[int, float]:
+    """Shares of requests by revision; beside a canary the others share what it leaves them.
+
+    A worker that was adopted may be of an earlier revision than its model.
+    """
+    canary = served.canary
+    if canary is None:
+        return dict(served.config.weights)
+    others = Counter(
+        actor.spec.revision if actor.spec is not None else served.revision
+        for actor in served.own
+        if actor.serves
+    )
+    rest = (1.0 - canary.share) / (others.total() or 1)
+    shares = {revision: count * rest for revision, count in others.items()}
+    return {**shares, canary.revision: canary.share}
 
 
 def _place(actor: Actor) -> tuple[str, int] | None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from itertools import count
 
 from vllm_console.control.attached import AttachedWorker
+from vllm_console.control.canary import Canary
 from vllm_console.fleet.model import ModelConfig
 from vllm_console.workers.states import ENDED, SERVING, State
 from vllm_console.workers.worker import Worker
@@ -46,6 +47,8 @@ class ServedModel:
     weights_bytes: int | None = None
     leaving: set[str] = field(default_factory=set)
     """Workers that are unloaded for good, whoever loads the model meanwhile."""
+    canary: Canary | None = None
+    """A worker of another revision beside those that are wanted."""
 
     @property
     def name(self) -> str:
@@ -59,16 +62,34 @@ class ServedModel:
         return next((state for state in TELLING if state in states), State.STOPPED)
 
     @property
+    def own(self) -> list[Actor]:
+        """Its workers, the canary left out: those that count towards what is wanted."""
+        tried = self.canary.worker if self.canary is not None else None
+        return [worker for worker in self.workers.values() if worker.id != tried]
+
+    @property
     def ready(self) -> int:
-        """Workers that take requests."""
-        return sum(worker.view.state in SERVING for worker in self.workers.values())
+        """Workers of its own that take requests."""
+        return sum(worker.view.state in SERVING for worker in self.own)
+
+    def config_of(self, worker_id: str) -> tuple[ModelConfig, int]:
+        """Configuration and revision that a worker is started with."""
+        canary = self.canary
+        if canary is not None and canary.worker == worker_id:
+            return canary.config, canary.revision
+        return self.config, self.revision
 
     def load(self, number: int | None = None) -> list[Actor]:
-        """Want `number` workers (default: as fleet.toml says) and start those that are missing."""
+        """Want `number` workers (default: as fleet.toml says) and start those that are missing.
+
+        A canary that sleeps or has stopped is started too.
+        """
         self.wanted = max(self.wanted, self.config.workers if number is None else number, 1)
-        here = [worker for worker in self.workers.values() if worker.view.id not in self.leaving]
+        here = [worker for worker in self.own if worker.id not in self.leaving]
         while len(here) < self.wanted:
             here.append(self.add_worker())
+        if self.canary is not None and self.canary.worker in self.workers:
+            here.append(self.workers[self.canary.worker])
         due = [worker for worker in here if worker.state in _NEED_A_LOAD]
         for worker in due:
             worker.load()
@@ -80,9 +101,9 @@ class ServedModel:
         return any(isinstance(w, Worker) and w.can_sleep for w in self.workers.values())
 
     def sleep(self) -> list[Actor]:
-        """Have every worker that is ready sleep; returns them."""
-        ready = [w for w in self.workers.values() if w.state is State.READY]
-        able = [worker for worker in ready if isinstance(worker, Worker) and worker.can_sleep]
+        """Have every worker sleep that is ready, or called back on its way; returns them."""
+        ours = [worker for worker in self.workers.values() if isinstance(worker, Worker)]
+        able = [w for w in ours if w.can_sleep and (w.state is State.READY or w.rests)]
         for worker in able:
             worker.sleep()
         return list[Actor](able)
@@ -101,9 +122,11 @@ class ServedModel:
         Those that serve stay first, among them the ones that were there first.
         """
         self.wanted = number
-        here = [worker for worker in self.workers.values() if worker.view.id not in self.leaving]
+        here = [worker for worker in self.own if worker.id not in self.leaving]
         here.sort(key=lambda worker: worker.view.state not in SERVING)
         surplus, stay = here[number:], here[:number]
+        if not number and (tried := self.end_canary()) is not None:
+            surplus.append(tried)
         self.leaving |= {worker.view.id for worker in surplus}
         while len(stay) < number:
             stay.append(self.add_worker())
@@ -125,30 +148,40 @@ class ServedModel:
             leaving = worker.state is State.STOPPING
             return leaving, worker.id not in served, revision != self.revision
 
-        found = sorted(self.workers.values(), key=rank)[wanted:]
+        found = sorted(self.own, key=rank)[wanted:]
         if wanted:
             self.leaving |= {worker.id for worker in found}
         return found
 
-    def add_worker(self) -> Actor:
-        """One more worker, not started yet, under the lowest number that is free."""
-        numbers = (number for number in count(1) if f"{self.name}-{number}" not in self.workers)
-        worker_id = f"{self.name}-{next(numbers)}"
+    def add_worker(self, worker_id: str | None = None) -> Actor:
+        """One more worker, not started yet, by default under the lowest number that is free."""
+        worker_id = worker_id or self.free_id()
         worker = self.workers[worker_id] = self.make_worker(self, worker_id)
         return worker
 
+    def free_id(self) -> str:
+        """The id of the next worker: the lowest number that is free."""
+        taken = {*self.workers, self.canary.worker if self.canary is not None else ""}
+        numbers = (number for number in count(1) if f"{self.name}-{number}" not in taken)
+        return f"{self.name}-{next(numbers)}"
+
+    def end_canary(self) -> Actor | None:
+        """Have no canary any more; returns its worker, which leaves for good, if there is one."""
+        canary, self.canary = self.canary, None
+        worker = self.workers.get(canary.worker) if canary is not None else None
+        if worker is not None:
+            self.leaving.add(worker.id)
+        return worker
+
     def unload(self) -> list[Actor]:
-        """Want none; returns the workers to unload."""
+        """Want none, no canary either; returns the workers to unload."""
         self.wanted = 0
+        self.end_canary()
         return list(self.workers.values())
 
     def drop_stopped(self) -> list[Actor]:
         """Forget workers beyond those wanted that have stopped; returns them."""
-        gone = [
-            worker
-            for worker in list(self.workers.values())[self.wanted :]
-            if worker.view.state == State.STOPPED
-        ]
+        gone = [worker for worker in self.own[self.wanted :] if worker.view.state == State.STOPPED]
         for worker in gone:
             del self.workers[worker.view.id]
         return gone

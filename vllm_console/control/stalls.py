@@ -16,9 +16,10 @@ def judge_progress(
     for model, worker in models.workers():
         if worker.id != worker_id:
             continue
+        config, _ = model.config_of(worker_id)
         if worker.state == State.STALLED and frozen_s == 0.0:
             worker.resumed()
-        elif worker.state == State.READY and frozen_s >= model.config.stall_after_s:
+        elif worker.state == State.READY and frozen_s >= config.stall_after_s:
             worker.stalled(f"requests run, no iteration has finished for {frozen_s:.0f} s")
-            if model.config.on_stall == "restart":
+            if config.on_stall == "restart":
                 restart(worker)

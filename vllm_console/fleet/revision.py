@@ -24,6 +24,11 @@ _NEEDS_NO_RESTART = {
 }
 
 
+def as_it_runs(former: ModelConfig, wanted: ModelConfig) -> ModelConfig:
+    """`former`, with what `wanted` says of all that takes effect without a new worker."""
+    return former.model_copy(update={key: getattr(wanted, key) for key in _NEEDS_NO_RESTART})
+
+
 def fingerprint(model: ModelConfig) -> str:
     """16 hex digits that change when a running worker no longer is what the model wants.
 

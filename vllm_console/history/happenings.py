@@ -17,6 +17,9 @@ MARKS_MAX = 500
 """Marks of one answer; of more the newest."""
 _SERVES = re.compile(r"revision (\d+) serves$")
 _FAILED = re.compile(r"revision (\d+) did not become ready")
+_TRIED = re.compile(r"canary: revision (\d+) starts")
+_AT_ONCE_S = 5.0
+"""A canary's revision that is new is written down just before its start is told."""
 _FIRST_WORD = re.compile(r"[a-z-]+")
 UP = frozenset({State.READY.value, State.STALLED.value, "adopted"})
 """First words of the events of a worker that takes requests from then on."""
@@ -85,12 +88,16 @@ def reigns(
 ) -> list[Reign]:
     """Which revision of a model served when, in a span.
 
-    A revision serves from the event that says so, or, where none does, from when it was first seen.
+    A revision serves from the event that says so, or, where none does, from when it was first seen;
+    one that was first seen as a canary, from such an event alone.
     """
     served: list[tuple[float, int]] = []
     told: set[int] = set()
+    seen = {revision.number: seconds_of(revision.at) for revision in revisions}
     for happening in found:
         if happening.subject == model:
+            if (tried := _TRIED.match(happening.text)) and (number := int(tried.group(1))) in seen:
+                told.update({number} if happening.at - seen[number] < _AT_ONCE_S else ())
             told.update(int(number) for number in _FAILED.findall(happening.text))
             if serves := _SERVES.search(happening.text):
                 told.add(int(serves.group(1)))

@@ -6,6 +6,7 @@ The endpoints are there with VLLM_SERVER_DEV_MODE=1 alone (vllm/entrypoints/serv
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 
 from vllm_console import http1
@@ -25,8 +26,19 @@ class NotDone(Exception):
 async def fall_asleep(http: http1.Pool, url: str, level: int, patience_s: float) -> None:
     """Have an engine sleep; returns once it says that it does. Raises `NotDone`.
 
-    Requests that run are waited for, for `patience_s`, then broken off.
+    Requests that run are waited for, for `patience_s`, then broken off. An engine that was told to
+    sleep holds requests back even where it cannot: it is told to serve on, then.
     """
+    try:
+        await _lie_down(http, url, level, patience_s)
+    except NotDone:
+        with contextlib.suppress(NotDone):
+            await wake_up(http, url, level, ABORT_S)
+        if await is_asleep(http, url) is not True:
+            raise
+
+
+async def _lie_down(http: http1.Pool, url: str, level: int, patience_s: float) -> None:
     ask = f"{url}/sleep?level={level}&mode="
     waits = asyncio.create_task(_told(http, ask + "wait", patience_s + ABORT_S))
     try:
@@ -67,12 +79,12 @@ async def is_asleep(http: http1.Pool, url: str) -> bool | None:
 
 async def _told(http: http1.Pool, url: str, timeout: float, body: bytes = b"") -> None:  # noqa: ASYNC109
     headers = [("content-type", "application/json")] if body else []
-    path = url.partition("://")[2].partition("/")[2].partition("?")[0]
     try:
         answer = await http.request("POST", url, headers=headers, body=body, timeout=timeout)
     except http1.HttpError as error:
-        raise NotDone(f"/{path}: {error}") from None
+        raise NotDone(str(error)) from None
     if answer.status != 200:
+        path = url.partition("://")[2].partition("/")[2].partition("?")[0]
         raise NotDone(f"/{path} says HTTP {answer.status}: {_first_words(answer.body)}")
 
 

@@ -206,3 +206,5 @@ def test_healthy_is_every_wanted_worker_ready() -> None:
     assert healthy(status_of(Worker("a-1", "ready"), wanted=1, ready=1))
     assert not healthy(status_of(Worker("a-1", "ready"), wanted=2, ready=1))
     assert healthy(status_of(Worker("a-1", "stopped"), wanted=0, ready=0))
+    assert healthy(status_of(Worker("a-1", "asleep"), wanted=1, ready=0))
+    assert not healthy(status_of(Worker("a-1", "asleep"), wanted=2, ready=0))

@@ -9,7 +9,7 @@ import pytest
 
 from vllm_console.cli import scale
 from vllm_console.cli.main import main
-from vllm_console.snapshot import Daemon, Model, Snapshot, Worker
+from vllm_console.snapshot import Canary, Daemon, Model, Snapshot, Worker
 
 
 class FakeClient:
@@ -61,3 +61,21 @@ def test_what_is_no_number_of_workers_is_one_line(
         main(["scale", "chat", number])
     assert ended.value.code == 2
     assert len(capsys.readouterr().err.splitlines()) == 1
+
+
+def test_a_canary_is_not_one_of_the_workers_that_are_waited_for(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    class WithCanary(FakeClient):
+        """The same, with one worker more that is tried."""
+
+        def snapshot(self) -> Snapshot:
+            (model,) = super().snapshot().models
+            workers = (*model.workers, Worker("chat-9", "ready"))
+            tried = replace(model, canary=Canary(2, 0.1, "chat-9", "t"), workers=workers)
+            return Snapshot("t", "lab", Daemon(True), models=(tried,))
+
+    client = WithCanary(1)
+    monkeypatch.setattr(scale, "client_of", lambda _: client)
+    assert main(["scale", "chat", "2", "--timeout", "5"]) == 0
+    assert capsys.readouterr().out == "chat: 2 of 2 ready\n"

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from vllm_console.control import launching
 from vllm_console.control.launching import choose_gpus, refuse_certain_failure, weights_bytes
 from vllm_console.engines.environment import EngineEnvironment
 from vllm_console.errors import InvalidInput
 from vllm_console.fleet.model import ModelConfig
+from vllm_console.fleet.options import Flag, FlagSchema
 from vllm_console.snapshot import Gpu
 from vllm_console.workers.launch import LaunchFailed
 from vllm_console.workers.states import PASSING, Cause
@@ -43,6 +46,38 @@ def test_auto_takes_what_the_parallelism_needs() -> None:
 
 def test_named_devices_may_be_shared() -> None:
     assert choose_gpus(model(devices=(1,)), engine("cuda"), gpus(2), {1: 1}) == (1,)
+
+
+def test_a_gpu_on_which_another_only_sleeps_is_taken_last() -> None:
+    one, two = model(gpus=1), model(gpus=2)
+    assert choose_gpus(one, engine("cuda"), gpus(3), {0: 0, 1: 1}) == (2,)
+    assert choose_gpus(one, engine("cuda"), gpus(2), {0: 0, 1: 1}) == (0,)
+    assert choose_gpus(two, engine("cuda"), gpus(3), {0: 0, 1: 1}) == (0, 2)
+    assert choose_gpus(one, engine("cuda"), gpus(3), {0: 0, 1: 0}) == (2,)
+    with pytest.raises(LaunchFailed, match="2 of 3 free"):
+        choose_gpus(model(gpus=3), engine("cuda"), gpus(3), {0: 0, 1: 1})
+
+
+@pytest.mark.parametrize("level", [1, 2, None])
+def test_one_that_can_sleep_is_started_for_it(
+    level: int | None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    flag = Flag("enable_sleep_mode", ("--enable-sleep-mode",), takes="switch")
+    schema = FlagSchema("0.32.0", {"enable_sleep_mode": flag})
+    monkeypatch.setattr(launching, "resolve", lambda _: engine("cuda"))
+    monkeypatch.setattr(launching, "flag_schema", lambda _: schema)
+    prepared = asyncio.run(
+        launching.prepare(
+            *("m-1", model(sleep_level=level), 3),
+            base=tmp_path,
+            gpus=gpus(1),
+            taken=dict,
+            ports_in_use=set,
+        )
+    )
+    assert prepared.spec.sleep_level == (level or 0)
+    assert ("VLLM_SERVER_DEV_MODE" in prepared.environ) is (level is not None)
+    assert ("--enable-sleep-mode" in prepared.spec.argv) is (level is not None)
 
 
 def test_a_named_device_that_is_not_there_is_told_with_its_key() -> None:

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
+
+from vllm_console.control.canary import Canary
 from vllm_console.control.plan import Kind, digest, plan
 from vllm_console.fleet.model import ModelConfig
 
@@ -42,6 +45,34 @@ def test_what_goes_comes_first_and_what_is_new_last() -> None:
 def test_secrets_show_by_their_reference() -> None:
     (change,) = plan(models(a={}), models(a={"env": {"HF_TOKEN": {"file": "secrets/t"}}}))
     assert change.what == ('env.HF_TOKEN: – → {"file": "secrets/t"}',)
+
+
+@pytest.mark.parametrize(
+    ("says", "kind", "told"),
+    [
+        (16, Kind.RESTART, "canary: revision 2 stays, and takes the place of one worker"),
+        (32, Kind.RESTART, "canary: revision 2 ends first"),
+        (8, Kind.END_CANARY, "canary: revision 2 ends first"),
+    ],
+)
+def test_a_canary_of_the_files_configuration_stays_and_any_other_ends(
+    says: int, kind: Kind, told: str
+) -> None:
+    def one(slots: int) -> dict[str, ModelConfig]:
+        return models(a={"options": {"max_num_seqs": slots}})
+
+    canary = Canary(one(16)["a"], 2, 0.1, "a-2", 0.0)
+    (change,) = plan(one(8), one(says), {"a": canary})
+    assert (change.kind, change.what[-1]) == (kind, told)
+    assert len(change.what) == 1 + (says != 8)
+    assert digest((change,)) != digest(plan(one(8), one(says)))
+
+
+def test_what_needs_no_worker_is_taken_up_while_a_canary_ends() -> None:
+    canary = Canary(models(a={"aliases": ("k",)})["a"], 2, 0.1, "a-2", 0.0)
+    (change,) = plan(models(a={}), models(a={"slo": {"ttft_p95_s": 0.2}}), {"a": canary})
+    assert change.kind is Kind.END_CANARY
+    assert change.what == ("slo.ttft_p95: – → 0.2", "canary: revision 2 ends first")
 
 
 def test_a_digest_is_of_the_plan() -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from vllm_console.control.canary import Canary
 from vllm_console.control.rollout import Rollout
 from vllm_console.control.roster import Roster
 from vllm_console.control.served import ServedModel
@@ -50,6 +51,22 @@ class FakeWorker:
         assert self.state in states
 
 
+class FakeCanaries:
+    """Promotes and ends the canary of a fake fleet's model, and writes nothing down."""
+
+    def __init__(self, fleet: FakeFleet) -> None:
+        self._fleet = fleet
+
+    def promote(self, model: ServedModel) -> Any:
+        canary, model.canary = model.canary, None
+        return model.workers[canary.worker] if canary is not None else None
+
+    async def end(self, model: ServedModel) -> None:
+        worker = model.end_canary()
+        if worker is not None:
+            await self._fleet.retire(model, worker)
+
+
 class FakeFleet:
     """Stands in for the daemon; `room` says whether a new worker fits beside the old."""
 
@@ -58,6 +75,7 @@ class FakeFleet:
         self.told: list[str] = []
         self.events: list[tuple[str, str]] = []
         self.configs = [config]
+        self.canaries = FakeCanaries(self)
         first = ServedModel(config, 1, self._make)  # type: ignore[arg-type]
         self.models = Roster({config.name: first})
         self.models[config.name].load()
@@ -148,3 +166,70 @@ def test_a_plan_that_is_no_longer_the_files_is_refused() -> None:
     assert fleet.told == []
     asyncio.run(rollout.apply(rollout.plan()["digest"]))
     assert fleet.told == ["m-2 ready", "m-1 stopped"]
+
+
+def beside(fleet: FakeFleet, tried: ModelConfig, state: State = State.READY) -> None:
+    """Try a configuration beside what serves; its worker is `m-9`."""
+    model = fleet.models["m"]
+    model.canary = Canary(tried, 2, 0.1, "m-9", 0.0)
+    worker: Any = model.add_worker("m-9")
+    worker.state = state
+    fleet.told.clear()
+
+
+def test_a_canary_of_the_wanted_configuration_takes_the_place_of_one_worker() -> None:
+    fleet = FakeFleet(config(max_num_seqs=8), room=True)
+    fleet.models["m"].load(2)
+    beside(fleet, config(max_num_seqs=16))
+    apply(fleet, config(max_num_seqs=16))
+    assert fleet.told == ["m-1 stopped", "m-1 ready", "m-2 stopped"]
+    assert sorted(fleet.models["m"].workers) == ["m-1", "m-9"]
+    assert (fleet.models["m"].canary, fleet.models["m"].revision) == (None, 2)
+    assert ("ok", "revision 2 serves") in fleet.events
+
+
+def test_a_canary_takes_the_place_of_a_worker_that_serves_none() -> None:
+    fleet = FakeFleet(config(max_num_seqs=8), room=True)
+    fleet.models["m"].load(2)
+    beside(fleet, config(max_num_seqs=16))
+    ended: Any = fleet.models["m"].workers["m-2"]
+    ended.state = State.CRASH_LOOP
+    apply(fleet, config(max_num_seqs=16))
+    assert fleet.told == ["m-2 stopped", "m-2 ready", "m-1 stopped"]
+
+
+def test_a_canary_that_sleeps_is_taken_as_it_is() -> None:
+    fleet = FakeFleet(config(max_num_seqs=8), room=True)
+    beside(fleet, config(max_num_seqs=16), State.ASLEEP)
+    apply(fleet, config(max_num_seqs=16))
+    assert fleet.told == ["m-1 stopped"]
+    assert list(fleet.models["m"].workers) == ["m-9"]
+
+
+def test_a_canary_that_does_not_serve_when_it_is_taken_goes_and_the_former_stays() -> None:
+    fleet = FakeFleet(config(max_num_seqs=8), room=True)
+    beside(fleet, config(max_num_seqs=16), State.BACKOFF)
+    with pytest.raises(ConsoleError, match=r"revision 2 did not become ready .*revision 1 serves"):
+        apply(fleet, config(max_num_seqs=16))
+    assert fleet.told == ["m-9 stopped"]
+    assert list(fleet.models["m"].workers) == ["m-1"]
+    assert fleet.models["m"].config == config(max_num_seqs=8)
+
+
+@pytest.mark.parametrize(
+    ("slots", "told"), [(8, ["m-9 stopped"]), (32, ["m-9 stopped", "m-2 ready", "m-1 stopped"])]
+)
+def test_a_canary_of_any_other_configuration_ends_first(slots: int, told: list[str]) -> None:
+    fleet = FakeFleet(config(max_num_seqs=8), room=True)
+    beside(fleet, config(max_num_seqs=16))
+    apply(fleet, config(max_num_seqs=slots))
+    assert fleet.told == told
+    assert fleet.models["m"].canary is None
+
+
+def test_a_model_that_left_the_file_goes_with_its_canary() -> None:
+    fleet = FakeFleet(config(), room=True)
+    beside(fleet, config(max_num_seqs=16))
+    apply(fleet)
+    assert fleet.models == {}
+    assert sorted(fleet.told) == ["m-1 stopped", "m-9 stopped"]

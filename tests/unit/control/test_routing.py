@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from vllm_console.control.canary import Canary
 from vllm_console.control.routing import (
     adapters,
     attached_key,
@@ -20,6 +21,7 @@ from vllm_console.control.routing import (
 from vllm_console.control.served import ServedModel
 from vllm_console.fleet.load import load_fleet
 from vllm_console.fleet.model import Fleet, ModelConfig
+from vllm_console.gateway.balancing import Balance
 from vllm_console.gateway.table import Limits, Model, Table, Worker, decoded, encoded
 from vllm_console.history.account_rows import hash_of
 from vllm_console.snapshot import Engine, Failure
@@ -71,11 +73,13 @@ class Shown:
     info: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     key: str | None = None
     closing: bool = False
+    canary: Canary | None = None
 
     @property
     def served(self) -> ServedModel:
         model = ServedModel(self.config, 3, lambda *_: None)  # type: ignore[arg-type]
         model.workers.update({each.id: each for each in self.workers})  # type: ignore[misc]
+        model.canary = self.canary
         return model
 
     @property
@@ -172,6 +176,18 @@ def test_what_is_left_of_a_start_is_told_in_steps() -> None:
     assert Shown(config(), [worker(1, State.STARTING)]).model.ready_in_s is None
 
 
+def test_a_sleeper_is_woken_by_requests_but_not_just_after_that_failed() -> None:
+    asleep = Shown(config(), [worker(state=State.ASLEEP)]).model
+    assert (asleep.state, asleep.workers, asleep.on_demand) == ("asleep", (), True)
+    why = "cannot wake: GPU 0 has 3.0 GB free"
+    refused = Shown(config(), [worker(state=State.ASLEEP, reason=why)]).model
+    assert (refused.state, refused.reason, refused.on_demand) == ("asleep", why, False)
+    beside = [worker(state=State.ASLEEP, reason=why), worker(2)]
+    assert Shown(config(), beside).model.on_demand
+    starts = [worker(state=State.ASLEEP, reason=why), worker(2, State.STARTING)]
+    assert Shown(config(), starts).model.on_demand
+
+
 def test_limits_shares_and_defaults_are_passed_on() -> None:
     keys = {
         "limits": {"queue": 3, "cold_timeout_s": 9.0, "max_tokens": 5},
@@ -260,3 +276,41 @@ def test_a_key_of_a_watched_server_that_is_missing_is_none(tmp_path: Path) -> No
 def test_a_time_becomes_seconds_since_the_epoch() -> None:
     assert since_epoch("2026-11-21T10:00:00.500Z") == 1795255200
     assert since_epoch("yesterday") == 0
+
+
+def tried(share: float) -> Canary:
+    return Canary(config(options={"max_num_seqs": 4}), 4, share, "m-2", 0.0)
+
+
+def test_a_canary_has_its_share_and_its_own_slots() -> None:
+    wanted = config(options={"max_num_seqs": 8}, weights={"3": 1.0})
+    shown = Shown(wanted, [worker(), worker(2, revision=4)], canary=tried(0.1))
+    assert shown.model.weights == pytest.approx({3: 0.9, 4: 0.1})
+    assert [each.slots for each in shown.model.workers] == [8, 4]
+
+
+def test_beside_a_canary_adopted_workers_of_other_revisions_share_the_rest() -> None:
+    there = [worker(1, revision=2), worker(2, revision=4), worker(3), worker(4)]
+    assert Shown(config(), there, canary=tried(0.4)).model.weights == pytest.approx(
+        {2: 0.2, 3: 0.4, 4: 0.4}
+    )
+
+
+@pytest.mark.parametrize("alone", ["canary", "others"])
+def test_one_side_alone_has_every_request(alone: str) -> None:
+    there = [worker(), worker(2, revision=4)]
+    gone = there[0 if alone == "canary" else 1]
+    gone.view = replace(gone.view, state=State.BACKOFF.value)
+    model = Shown(config(), there, canary=tried(0.1)).model
+    balance = Balance()
+    balance.configure(model.workers, model.weights, 0.0)
+    picked = {balance.pick(0, 0, 0.0) for _ in range(20)}
+    assert [slot.id for slot in picked if slot] == ["m-2" if alone == "canary" else "m-1"]
+
+
+def test_shares_are_those_that_the_gateway_keeps() -> None:
+    model = Shown(config(), [worker(), worker(2, revision=4)], canary=tried(0.25)).model
+    balance = Balance()
+    balance.configure(model.workers, model.weights, 0.0)
+    picked = [slot.id for _ in range(400) if (slot := balance.pick(0, 0, 0.0))]
+    assert picked.count("m-2") == 100

@@ -9,7 +9,7 @@ from typing import Any
 
 from vllm_console.fleet.command import HISTOGRAM_BUCKETS, added_flags, serve_command
 from vllm_console.fleet.model import ModelConfig
-from vllm_console.fleet.options import FlagSchema
+from vllm_console.fleet.options import Flag, FlagSchema
 from vllm_console.fleet.secrets import Secret
 
 DUMP = Path(__file__).with_name("vllm_0_32_flags.json")
@@ -58,6 +58,24 @@ def test_what_nobody_wrote_is_known_apart() -> None:
     model = ModelConfig(name="qwen", source="q", options={"disable_uvicorn_access_log": False})
     assert added_flags(model, SCHEMA) == ("--shutdown-timeout", "--custom-histogram-buckets")
     assert added_flags(model, None) == ()
+
+
+def test_sleep_mode_is_switched_on_for_who_can_sleep_but_not_on_a_cpu() -> None:
+    name, sleeps = "enable_sleep_mode", ("--enable-sleep-mode", "--no-enable-sleep-mode")
+    schema = FlagSchema("0.32.0", {name: Flag(name, sleeps, takes="toggle")})
+
+    def flags(device: str | None, **fields: Any) -> list[str]:
+        model = ModelConfig(name="qwen", source="q", **fields)
+        argv = serve_command("vllm", model, source="q", port=1, schema=schema, device=device)
+        said = {sleeps[not value] for value in model.options.values()}
+        assert {*added_flags(model, schema, device)} == {*argv} & {*sleeps} - said
+        return [word for word in argv if "sleep" in word]
+
+    assert flags("cuda", sleep_level=1) == ["--enable-sleep-mode"]
+    assert flags(None, sleep_level=2) == ["--enable-sleep-mode"]
+    assert flags("cpu", sleep_level=1) == []
+    assert flags("cuda") == []
+    assert flags("cuda", sleep_level=1, options={name: False}) == ["--no-enable-sleep-mode"]
 
 
 def test_remote_code_is_trusted_only_when_the_model_says_so() -> None:
