@@ -8,6 +8,7 @@ from tests.ui.scripted import LabFleet, played
 from vllm_console.snapshot import Snapshot
 from vllm_console.ui.board import Board
 from vllm_console.ui.states import refusal
+from vllm_console.ui.trends import FEWER, MANY, Trends
 
 FLEET = LabFleet()
 FIRST = FLEET.at(140)
@@ -139,6 +140,15 @@ def test_trends_stay_bounded() -> None:
     for _ in range(2000):
         trends.append(FIRST)
     assert 600 <= len(trends.tail("fleet", "running", 10_000)) <= 1200
+
+
+def test_of_many_subjects_less_is_kept_but_of_the_fleet_all() -> None:
+    many, trends = LabFleet(models=MANY, gpus=8).at(140), Trends()
+    for _ in range(500):
+        trends.append(many)
+    name = many.models[0].name
+    assert FEWER <= len(trends.tail(f"model/{name}", "running", 10_000)) < 400
+    assert len(trends.tail("fleet", "running", 10_000)) == 500
 
 
 def test_only_legal_actions_are_not_refused() -> None:

@@ -177,14 +177,18 @@ async def test_copy_puts_the_command_or_the_address_on_the_clipboard() -> None:
         assert stage.app.clipboard == "http://127.0.0.1:8102"
 
 
-async def test_pin_tells_what_only_the_file_sets() -> None:
-    stage = Stage()
+async def test_pin_pins_the_model_and_takes_the_pin_away_again() -> None:
+    stage, name = Stage(), "llama-70b"
     async with stage.app.run_test(size=ROW) as pilot:
-        assert "llama-70b is not pinned · pinned = true" in await go(stage, pilot, "p")
-        pinned = changed(stage.client.fleet.at(MOMENT + 1), "llama-70b", pinned=True)
+        assert "pinning llama-70b: accepted" in await go(stage, pilot, "p")
+        assert name in stage.app.board.pursued
+        pinned = changed(stage.client.fleet.at(MOMENT + 1), name, pinned=True)
         await stage.push(pilot, pinned)
-        assert "llama-70b is pinned: nothing evicts it" in await go(stage, pilot, "p")
-    assert stage.client.commands == []
+        assert "● llama-70b is pinned: nothing evicts it" in stage.text()
+        assert "unpinning llama-70b: accepted" in await go(stage, pilot, "p")
+        await stage.push(pilot, stage.client.fleet.at(MOMENT + 2))
+        assert "● llama-70b is no longer pinned" in stage.text()
+    assert stage.client.commands == [("pin", {"model": name}), ("unpin", {"model": name})]
 
 
 async def test_an_edited_file_is_checked_then_its_plan_is_shown_and_agreed_to() -> None:

@@ -13,6 +13,7 @@ from vllm_console.control import client_keys
 from vllm_console.control.canaries import Canaries, share_of
 from vllm_console.control.front import Front
 from vllm_console.control.looking import Looking, configured
+from vllm_console.control.pins import Pins
 from vllm_console.control.revisions import Revisions
 from vllm_console.control.rollout import CHANGED_SINCE, Rollout, stored
 from vllm_console.control.roster import Roster
@@ -38,6 +39,7 @@ class Commanded(Protocol):
     looking: Looking
     front: Front
     canaries: Canaries
+    pins: Pins
     going_down: bool
 
     def load(self, model: ServedModel) -> list[Actor]:
@@ -75,6 +77,8 @@ class Commands:
             "sleep": self._sleep,
             "wake": self._wake,
             "canary": self._canary,
+            "pin": self._pin,
+            "unpin": self._unpin,
             "load-plan": self._load_plan,
             "config": self._config,
             "fleet-file": self._fleet_file,
@@ -157,6 +161,16 @@ class Commands:
             canary = canaries.give(model, share_of(args.get("share")))
         answer = _done(model, [canary.worker])
         return {**answer, "revision": canary.revision, "base": model.revision}
+
+    async def _pin(self, args: Mapping[str, Any]) -> Answer:
+        return self._pinned(self._model(args), True)
+
+    async def _unpin(self, args: Mapping[str, Any]) -> Answer:
+        return self._pinned(self._model(args), False)
+
+    def _pinned(self, model: ServedModel, pin: bool) -> Answer:
+        self._daemon.pins.put(model, pin)
+        return {**_done(model, []), "pinned": model.pinned}
 
     async def _load_plan(self, args: Mapping[str, Any]) -> Answer:
         return dict(to_json(await self._daemon.looking.load_plan(self._model(args))))

@@ -35,6 +35,7 @@ from vllm_console.control.observe import Observation
 from vllm_console.control.orphans import OrphanWatch
 from vllm_console.control.past import moment_of, snapshot_at
 from vllm_console.control.picture import alerts, model_picture, slots_of
+from vllm_console.control.pins import Pins
 from vllm_console.control.revisions import Revisions, WantedModels
 from vllm_console.control.rollout import Rollout
 from vllm_console.control.roster import Roster
@@ -148,6 +149,7 @@ class Daemon:
             promoted=self._factory.describe,
             reroute=self.front.changed,
         )
+        self.pins = Pins(place.state_dir / "pins.json", self.models, self.tell)
         self._commands = Commands(self)
         self.models.update((name, self._served(config)) for name, config in fleet.models.items())
 
@@ -157,6 +159,7 @@ class Daemon:
         """Adopt what runs, then start what is wanted."""
         began = self._clock()
         wanted = self._wanted.read()
+        self.pins.restore()
         self.canaries.restore(wanted)
         adopted = await self._adopt()
         served = {found.spec.worker_id for found in adopted if found.served is not None}
@@ -396,6 +399,7 @@ class Daemon:
         finally:  # what was carried out before a failure stays
             self._note_wanted()
             self.canaries.note()
+            self.pins.settle()
             self.front.configured()
 
     def spawn(self, work: Coroutine[Any, Any, None]) -> None:

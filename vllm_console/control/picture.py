@@ -81,7 +81,7 @@ def model_picture(
         aliases=tuple(config.aliases),
         autostart=config.autostart,
         can_sleep=served.can_sleep,
-        pinned=config.pinned,
+        pinned=served.pinned,
         canary=_canary(served),
         engine_environment=served.engine_environment,
         command=served.command,

@@ -49,11 +49,18 @@ class ServedModel:
     """Workers that are unloaded for good, whoever loads the model meanwhile."""
     canary: Canary | None = None
     """A worker of another revision beside those that are wanted."""
+    pin: bool | None = None
+    """Whether a person pinned it, where that is not what fleet.toml says."""
 
     @property
     def name(self) -> str:
         """Its name in fleet.toml, which is the name clients ask for."""
         return self.config.name
+
+    @property
+    def pinned(self) -> bool:
+        """Whether nothing may evict it."""
+        return self.config.pinned if self.pin is None else self.pin
 
     @property
     def state(self) -> State:

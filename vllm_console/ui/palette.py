@@ -21,6 +21,8 @@ _MEANS = {
     "restart": "stop and start the model, after a question",
     "sleep": "take its weights off the GPU",
     "wake": "bring it back",
+    "pin": "nothing evicts it",
+    "unpin": "it may be evicted again",
 }
 _COLOURS = "draw in these colours"
 _SHOWS = {

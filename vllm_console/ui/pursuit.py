@@ -15,6 +15,8 @@ DOING = {
     "scale": "scaling",
     "sleep": "putting to sleep",
     "wake": "waking",
+    "pin": "pinning",
+    "unpin": "unpinning",
     "apply": "applying",
 }
 """What each verb does, as the line says it."""
@@ -56,6 +58,8 @@ class Pursuit:
             "scale": self.workers == own == model.ready,
             "sleep": model.state == "asleep",
             "wake": model.state == "ready",
+            "pin": model.pinned,
+            "unpin": not model.pinned,
         }
         return ("ok", _done(self.verb, model)) if done.get(self.verb, True) else None
 
@@ -102,6 +106,10 @@ def _done(verb: str, model: Model) -> str:
         return f"{model.name} has {model.ready} of {model.wanted} workers ready"
     if verb == "sleep":
         return f"{model.name} sleeps"
+    if verb == "pin":
+        return f"{model.name} is pinned: nothing evicts it"
+    if verb == "unpin":
+        return f"{model.name} is no longer pinned"
     up = [w.elapsed_s for w in model.workers if w.state == "ready" and w.elapsed_s is not None]
     since = f", up {' '.join(uptime(min(up)))}" if up else ""
     return f"{model.name} is ready{since}"

@@ -11,15 +11,14 @@ from typing import Any, Protocol
 from vllm_console.answer import Answer, Question
 from vllm_console.errors import ConsoleError
 from vllm_console.snapshot import AuditEntry, Event, Snapshot
-from vllm_console.ui.trends import KEPT, METRICS, subjects_of
+from vllm_console.ui.trends import FEWER, KEPT, METRICS, subjects_of
 
 Series = Mapping[str, Mapping[str, Sequence[float | None]]]
 
 BACK_OFF_S = (0.25, 0.5, 1.0, 2.0, 5.0)
 """Waits between tries to reach a daemon that is gone; the last one repeats."""
 _MANY_SUBJECTS = 16
-_FEWER = 240
-"""Values of each trend asked for when there are many subjects: a screen's width of them."""
+"""Subjects from which on fewer values of each trend are asked for."""
 
 
 class LogPiece(Protocol):
@@ -148,7 +147,7 @@ class Reader:
     def _remember(self, client: FleetClient, snapshot: Snapshot) -> None:
         """Ask once for the graphs' past; a daemon that has none leaves them empty."""
         subjects = subjects_of(snapshot)
-        values = KEPT if len(subjects) <= _MANY_SUBJECTS else _FEWER
+        values = KEPT if len(subjects) <= _MANY_SUBJECTS else FEWER
         step = snapshot.interval_s
         try:
             series = client.series(subjects, METRICS, values * step, step)

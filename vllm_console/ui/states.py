@@ -56,8 +56,11 @@ def look(state: str) -> Look:
 def refusal(verb: str, model: Model, workers: int | None = None) -> str | None:
     """Why `verb` does nothing on this model now; `None` if it may.
 
-    load, unload, restart, sleep, wake, and scale to a number of `workers`.
+    load, unload, restart, sleep, wake, pin, unpin, and scale to a number of `workers`.
     """
+    if verb in ("pin", "unpin"):
+        told = "is pinned already" if model.pinned else "is not pinned"
+        return f"{model.name} {told}" if model.pinned == (verb == "pin") else None
     state = model.state
     group = look(state).group
     if verb in ("sleep", "wake") and not model.can_sleep:

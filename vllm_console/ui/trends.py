@@ -20,6 +20,9 @@ METRICS = (
 )
 KEPT = 600
 """Values a trend keeps: the widest graph there is shows two a cell."""
+MANY = 128
+FEWER = 240
+"""Of so many subjects and more, each but the fleet keeps this many: two panels' width."""
 
 _MORE = 60
 """Values more than that until the oldest are dropped, all in one go."""
@@ -65,12 +68,13 @@ class Trends:
                 subjects.update({f"worker/{w.id}": w for w in model.workers})
         for key in [key for key in self._values if key[0] not in subjects]:
             del self._values[key]
-        missed = self._missed(snapshot)
+        missed, many = self._missed(snapshot), len(subjects) >= MANY
         for subject, load in subjects.items():
+            kept = FEWER if many and subject != "fleet" else KEPT
             for metric in METRICS:
                 for _ in range(missed if (subject, metric) in self._values else 0):
-                    self._push(subject, metric, None)
-                self._push(subject, metric, value_of(load, metric))
+                    self._push(subject, metric, None, kept)
+                self._push(subject, metric, value_of(load, metric), kept)
 
     def _missed(self, snapshot: Snapshot) -> int:
         """How many snapshots are missing between the newest before and this one: a gap."""
@@ -80,11 +84,11 @@ class Trends:
         steps = (self._newest - before).total_seconds() / snapshot.interval_s
         return 0 if steps < _LATE else min(KEPT, round(steps) - 1)
 
-    def _push(self, subject: str, metric: str, value: float | None) -> None:
+    def _push(self, subject: str, metric: str, value: float | None, kept: int) -> None:
         values = self._values.setdefault((subject, metric), array(_SINGLE))
         values.append(_MISSING if value is None else value)
-        if len(values) > KEPT + _MORE:
-            del values[:-KEPT]
+        if len(values) > kept + _MORE:
+            del values[:-kept]
 
 
 def _time(at: str) -> datetime | None:

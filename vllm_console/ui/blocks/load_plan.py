@@ -9,9 +9,9 @@ from vllm_console.ui.format import NONE, duration, size
 from vllm_console.ui.rows import Row, known, left, spread, stack, wrap
 
 
-def rows(plan: LoadPlan, width: int) -> list[Row]:
-    """The verdict first, then its parts."""
-    out = [*_verdict(plan, width), []]
+def rows(plan: LoadPlan, width: int, how: str = "l loads it") -> list[Row]:
+    """The verdict first, then its parts; `how` tells what starts the load."""
+    out = [*_verdict(plan, width, how), []]
     expected, unit = duration(plan.expected_s)
     out += [
         _line("workers", [(str(plan.workers), "value"), (" would start", "dim")], width),
@@ -42,7 +42,7 @@ def rows(plan: LoadPlan, width: int) -> list[Row]:
     return out
 
 
-def _verdict(plan: LoadPlan, width: int) -> list[Row]:
+def _verdict(plan: LoadPlan, width: int, how: str) -> list[Row]:
     if plan.refused:
         out: list[Row] = [[("✖ ", "crit!"), ("it could not start now", "value")]]
         for why in plan.refused:
@@ -52,7 +52,7 @@ def _verdict(plan: LoadPlan, width: int) -> list[Row]:
         return [[("● ", "ok!"), ("all its workers run already", "value")]]
     if plan.waits_for:
         return [[("◐ ", "warn!"), ("it can start, after what it waits for", "value")]]
-    return [[("● ", "ok!"), ("it can start now", "value"), ("   l loads it", "dim")]]
+    return [[("● ", "ok!"), ("it can start now", "value"), (f"   {how}", "dim")]]
 
 
 def _line(label: str, value: Row, width: int) -> Row:

@@ -137,7 +137,7 @@ class Dashboard(Painted):
             key_display="esc",
         ),
         Binding("e", "edit", "edit", show=False, tooltip="edit the fleet file, then see the plan"),
-        Binding("p", "pin", "pin", show=False, tooltip="whether the model may be evicted"),
+        Binding("p", "pin", "pin", show=False, tooltip="nothing may evict the model, or may again"),
         Binding("y", "copy", "copy", show=False, tooltip="copy the model's command line"),
         *SCREENS,
         Binding("colon", "palette", "commands", key_display=":", tooltip="every command, by name"),
@@ -333,15 +333,9 @@ class Dashboard(Painted):
         self.console_app.open("edit")
 
     def action_pin(self) -> None:
-        """Say whether the model may be evicted; only the fleet file sets it."""
+        """Pin the model, so that nothing evicts it, or take its pin away."""
         model = self.console_app.view.model
-        if model is None:
-            self.console_app.say("info", "no model is selected")
-        elif model.pinned:
-            self.console_app.say("info", f"{model.name} is pinned: nothing evicts it")
-        else:
-            text = f"{model.name} is not pinned · pinned = true in fleet.toml, e edits it"
-            self.console_app.say("info", text)
+        self.console_app.act("unpin" if model is not None and model.pinned else "pin", model)
 
     def action_copy(self) -> None:
         """Copy the command line of the selected model, or the address of the selected worker."""

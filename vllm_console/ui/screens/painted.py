@@ -14,7 +14,9 @@ from vllm_console.ui.key_line import KeyLine
 from vllm_console.ui.states import refusal
 from vllm_console.ui.view import View
 
-CHANGING = frozenset({"load", "unload", "restart", "scale", "sleep", "wake", "edit", "apply"})
+CHANGING = frozenset(
+    {"load", "unload", "restart", "scale", "sleep", "wake", "pin", "edit", "apply"}
+)
 """Actions that change the fleet."""
 ON_A_MODEL = frozenset({"load", "unload", "restart", "scale", "sleep", "wake"})
 
