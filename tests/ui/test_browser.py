@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import shlex
 import sys
 import threading
@@ -56,6 +57,26 @@ async def test_a_page_comes_back_to_the_name_it_was_asked_for_by() -> None:
         page = await answer.text()
         assert answer.status == 200
         assert "ws://localhost:8123/ws" in page
+    finally:
+        await client.close()
+
+
+async def test_a_page_asks_no_other_host_for_anything() -> None:
+    client = await browser()
+    try:
+        answer = await client.get("/")
+        page = await answer.text()
+        assert "font-src 'self'" in answer.headers["Content-Security-Policy"]
+        here = f"//127.0.0.1:{client.port}/"
+        asked = [
+            url for url in re.findall(r"""["'(]\w*:(//[^"')]+)""", page) if "w3.org" not in url
+        ]
+        assert any(url.endswith("/css/xterm.css") for url in asked)
+        assert [url for url in asked if not url.startswith(here)] == []
+        (font,) = re.findall(r"""url\("[^"]+(/static/fonts/[^"]+)""", page)
+        found = await client.get(font)
+        assert found.status == 200
+        assert len(await found.read()) > 100_000
     finally:
         await client.close()
 

@@ -20,6 +20,7 @@ from vllm_console.control.canaries import Canaries
 from vllm_console.control.canary import CanaryFile
 from vllm_console.control.changes import Changes
 from vllm_console.control.commands import Commands
+from vllm_console.control.doctor import locality
 from vllm_console.control.events import EventLog, now_iso
 from vllm_console.control.exposition import exposition
 from vllm_console.control.factory import WorkerFactory
@@ -41,6 +42,7 @@ from vllm_console.control.rollout import Rollout
 from vllm_console.control.roster import Roster
 from vllm_console.control.served import Actor, ServedModel
 from vllm_console.control.stalls import judge_progress
+from vllm_console.devices.mounts import remote_filesystem
 from vllm_console.devices.nvml import Nvml
 from vllm_console.errors import ConsoleError, InvalidInput, NotFound
 from vllm_console.fleet.find import Place
@@ -157,7 +159,7 @@ class Daemon:
 
     async def start(self, *, autostart: bool = True) -> None:
         """Adopt what runs, then start what is wanted."""
-        began = self._clock()
+        began, place = self._clock(), self.place.state_dir
         wanted = self._wanted.read()
         self.pins.restore()
         self.canaries.restore(wanted)
@@ -185,6 +187,8 @@ class Daemon:
         if adopted:
             text += f", {len(adopted)} adopted in {took_ms:.0f} ms"
         self.events.add("info", "fleet", text)
+        for found in locality(place, remote_filesystem(place.resolve())):
+            self.events.add("warn", "fleet", f"{found.text}; {found.remedy}")
         self._database.start(self.events.from_thread(asyncio.get_running_loop()))
         self.spawn(self._tick_for_ever())
         self.spawn(self._read_machine_for_ever())

@@ -158,6 +158,14 @@ def disk(room: Room) -> Check:
     return Check(name, "ok", text)
 
 
+def locality(path: Path, remote: str | None) -> list[Check]:
+    """What to do where the state lies on a file system of other machines, of type `remote`."""
+    if remote is None:
+        return []
+    text = f"{path} is on {remote}: SQLite's journal and locks want a local disk"
+    return [Check("disk: state", "warn", text, "--state-dir DIR or XDG_STATE_HOME on a local one")]
+
+
 def shm(total_bytes: int | None) -> Check:
     """Whether shared memory is as large as tensor-parallel workers want."""
     remedy = "in a container: --shm-size=8g or --ipc=host; else remount /dev/shm with size="

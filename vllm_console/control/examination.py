@@ -20,6 +20,7 @@ from vllm_console.control.doctor import GIB, Check
 from vllm_console.control.orphans import find, read_gpus
 from vllm_console.control.process import is_running
 from vllm_console.devices.driver import read_driver
+from vllm_console.devices.mounts import remote_filesystem
 from vllm_console.devices.nvml import Nvml
 from vllm_console.engines.cuda import torch_cuda
 from vllm_console.engines.environment import (
@@ -176,7 +177,9 @@ def _gpus(place: Place | None) -> list[Check]:
 def _state_disk(place: Place | None) -> list[Check]:
     if place is None:
         return []
-    return [doctor.disk(doctor.room("state", place.state_dir))]
+    lies_on = remote_filesystem(place.state_dir.resolve())
+    found = doctor.locality(place.state_dir, lies_on)
+    return [doctor.disk(doctor.room("state", place.state_dir)), *found]
 
 
 def _daemon(place: Place | None) -> list[Check]:

@@ -1,7 +1,10 @@
-"""The console in a browser, by textual-serve; pages of other sites cannot talk to it."""
+"""The console in a browser, by textual-serve; it and pages of other sites have nothing to do with
+each other.
+"""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Awaitable, Callable
 from urllib.parse import urlsplit
 
@@ -9,6 +12,11 @@ from aiohttp import web
 from textual_serve.server import Server
 
 Answer = Callable[[web.Request], Awaitable[web.StreamResponse]]
+_FONT_ELSEWHERE = re.compile(r'<link[^>]*href="https://fonts[.][^>]*>')
+"""textual-serve has its font with it, and asks another host for it all the same."""
+_FONT = """<style>@font-face {{ font-family: "Roboto Mono"; font-weight: 100 700;
+src: url("{}/static/fonts/RobotoMono-VariableFont_wght.ttf") }}</style>"""
+_LOADS = "style-src 'self' 'unsafe-inline'; font-src 'self' data:; frame-ancestors 'none'"
 _LOCAL = frozenset({"localhost", "127.0.0.1", "::1"})
 
 
@@ -34,9 +42,12 @@ class Browsers(Server):
         """Print no banner."""
 
     async def handle_index(self, request: web.Request) -> web.StreamResponse:
-        """The page, which comes back to the name that it was asked for by."""
+        """The page, which comes back to the name that it was asked for by, and to no other."""
         self.public_url = f"{request.scheme}://{request.host}"
-        answer: web.StreamResponse = await super().handle_index(request)
+        answer = await super().handle_index(request)
+        assert isinstance(answer, web.Response)
+        answer.text = _FONT_ELSEWHERE.sub(_FONT.format(self.public_url), answer.text or "")
+        answer.headers["Content-Security-Policy"] = _LOADS
         return answer
 
     async def _make_app(self) -> web.Application:

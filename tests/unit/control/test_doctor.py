@@ -86,6 +86,15 @@ def test_a_directory_that_is_not_made_yet_is_judged_where_it_would_be(tmp_path: 
     assert seen.free_bytes > 0
 
 
+def test_state_on_a_disk_of_other_machines_is_a_warning() -> None:
+    assert doctor.locality(Path("/s"), None) == []
+    (found,) = doctor.locality(Path("/home/ann/s"), "nfs4")
+    level, text = told(found)
+    assert level == "warn"
+    assert "/home/ann/s is on nfs4" in text
+    assert "--state-dir" in text
+
+
 def test_shared_memory_limits_and_the_clock_have_bounds() -> None:
     assert told(doctor.shm(None))[0] == "bad"
     assert told(doctor.shm(64 * MIB))[0] == "warn"
