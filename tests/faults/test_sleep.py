@@ -212,12 +212,18 @@ def test_what_dies_in_its_sleep_stays_down_until_it_is_asked_for(
         await reaches(daemon, State.STOPPED)
         (worker,) = model(daemon).workers
         assert (worker.reason or "").startswith("ended while it slept: ")
+        await daemon.close()
+        daemon = await fleet.up()  # what it had on the GPU may still be another's
+        assert (model(daemon).wanted, model(daemon).workers) == (0, ())
+        await until(lambda: daemon.snapshot().gateway.running)
         if how == "request":
             assert await asked(url_of(daemon)) == (200, WHOLE)
         else:
             await daemon.command("load", {"model": "one"})
         await until(lambda: model(daemon).ready == 1)
         assert pid(daemon) != before
+        await daemon.close()
+        assert model(await fleet.up()).wanted == 1
 
     play(scenario)
 
@@ -295,6 +301,7 @@ def test_an_engine_that_cannot_wake_is_refused_with_the_reason_and_tried_again_l
         assert (await asked(url_of(daemon)))[0] == 503
         fleet.troubled()
         await daemon.command("wake", {"model": "one"})
+        await daemon.front.drain("nobody", 10.0)  # the gateway has read that it wakes
         assert await asked(url_of(daemon)) == (200, WHOLE)
 
     play(scenario)

@@ -72,10 +72,12 @@ class Canaries:
     def give(self, model: ServedModel, share: float) -> Canary:
         """Give the canary of a model this share of the requests; begin one if there is none.
 
-        Raises `ConsoleError` with the one line that says why none can be begun.
+        Raises `ConsoleError` with the one line that says why none can be begun, or that fleet.toml
+        has a third revision by now.
         """
         if model.canary is None:
             return self._begin(model, self._as_the_file_says(model), share)
+        self._refuse_a_third(model, model.canary)
         model.canary = replace(model.canary, share=share)
         self.note()
         self._reroute()
@@ -223,6 +225,18 @@ class Canaries:
         self._daemon.tell("info", model.name, text)
         model.add_worker(canary.worker).load()
         return canary
+
+    def _refuse_a_third(self, model: ServedModel, canary: Canary) -> None:
+        try:
+            says = self._daemon.rollout.read().models.get(model.name)
+        except ConsoleError:  # a share moves whatever is being written there
+            return
+        known = {fingerprint(model.config), fingerprint(canary.config)}
+        if says is not None and fingerprint(says) not in known:
+            raise InvalidInput(
+                f"{model.name} has revision {canary.revision} as its canary, and fleet.toml says "
+                f"another by now: `vllm-console canary {model.name} --end`, then try that one"
+            )
 
     def _as_the_file_says(self, model: ServedModel) -> ModelConfig:
         """The configuration to try; raises `ConsoleError` where that cannot be."""

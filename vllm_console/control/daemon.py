@@ -63,6 +63,7 @@ from vllm_console.snapshot import Worker as WorkerView
 from vllm_console.workers.launch import Handle, Launcher
 from vllm_console.workers.passage import passage
 from vllm_console.workers.states import ENDED, State
+from vllm_console.workers.worker import Worker
 
 TICK_S = 1.0
 """Seconds between two snapshots."""
@@ -389,6 +390,7 @@ class Daemon:
             return
         for worker in model.workers.values():
             self.spawn(worker.restart())
+        model.put_off.clear()
         model.wanted = model.wanted or len(model.own)
         self._note_wanted()
 
@@ -446,6 +448,11 @@ class Daemon:
     def _heard(self, worker: Actor, view: WorkerView) -> None:
         self._changes.heard(worker, view)
         self.canaries.heard(worker, view)
+        model = self.models.get(worker.model)
+        slept = isinstance(worker, Worker) and worker.ended_asleep
+        if model is not None and slept and worker in model.own:
+            model.put_off.add(worker.id)
+            self._note_wanted()
         self.front.changed()
 
     def _served(self, config: ModelConfig) -> ServedModel:
@@ -478,7 +485,7 @@ class Daemon:
         await worker.close()
 
     def _note_wanted(self) -> None:
-        self._wanted.write({m.name: m.wanted for m in self.models.values()})
+        self._wanted.write({m.name: m.wanted_next for m in self.models.values()})
 
     # -- the clockwork ---------------------------------------------------------------------
 

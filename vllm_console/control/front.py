@@ -16,6 +16,7 @@ from vllm_console.control.revisions import Revisions
 from vllm_console.control.roster import Roster
 from vllm_console.control.routing import (
     attached_key,
+    is_in_vain,
     key_hashes,
     routing_table,
     same,
@@ -157,6 +158,8 @@ class Front:
         if served is None or self._daemon.going_down:
             return
         if served.state is State.ASLEEP:
+            if is_in_vain(served):
+                return  # the gateway has asked before it heard so
             self._daemon.tell("info", model, "woken for a request")
             served.wake()
             return

@@ -188,6 +188,7 @@ async def replace_workers(fleet: Fleetwide, model: ServedModel, config: ModelCon
             continue  # it was unloaded meanwhile, and that holds
         if old.state is State.ASLEEP:  # its memory may be another's: it starts when it is asked for
             await old.unload()
+            model.put_off.add(old.id)
             text = f"{old.id} slept and is stopped; revision {model.revision} starts when asked for"
             fleet.tell("info", model.name, text)
             continue

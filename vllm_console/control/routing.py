@@ -121,7 +121,7 @@ def _model(
         state=state.value,
         reason=reason,
         ready_in_s=_ready_in_s(served),
-        on_demand=config.on_demand and not closing and not _is_in_vain(served),
+        on_demand=config.on_demand and not closing and not is_in_vain(served),
         created=created(served),
         max_model_len=longest,
         engine_priority=options.get("scheduling_policy") == "priority",
@@ -132,7 +132,7 @@ def _model(
     )
 
 
-def _is_in_vain(served: ServedModel) -> bool:
+def is_in_vain(served: ServedModel) -> bool:
     """Whether a request brings about nothing: watched already, or just found not to wake."""
     if served.config.attached:
         return bool(served.workers)

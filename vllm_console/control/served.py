@@ -47,6 +47,8 @@ class ServedModel:
     weights_bytes: int | None = None
     leaving: set[str] = field(default_factory=set)
     """Workers that are unloaded for good, whoever loads the model meanwhile."""
+    put_off: set[str] = field(default_factory=set)
+    """Workers that slept and have ended: wanted, but started only when somebody asks for them."""
     canary: Canary | None = None
     """A worker of another revision beside those that are wanted."""
     pin: bool | None = None
@@ -92,6 +94,7 @@ class ServedModel:
         A canary that sleeps or has stopped is started too.
         """
         self.wanted = max(self.wanted, self.config.workers if number is None else number, 1)
+        self.put_off.clear()
         here = [worker for worker in self.own if worker.id not in self.leaving]
         while len(here) < self.wanted:
             here.append(self.add_worker())
@@ -101,6 +104,11 @@ class ServedModel:
         for worker in due:
             worker.load()
         return due
+
+    @property
+    def wanted_next(self) -> int:
+        """How many workers another daemon shall start or keep: not those that are put off."""
+        return max(0, self.wanted - len(self.put_off))
 
     @property
     def can_sleep(self) -> bool:
@@ -129,6 +137,7 @@ class ServedModel:
         Those that serve stay first, among them the ones that were there first.
         """
         self.wanted = number
+        self.put_off.clear()
         here = [worker for worker in self.own if worker.id not in self.leaving]
         here.sort(key=lambda worker: worker.view.state not in SERVING)
         surplus, stay = here[number:], here[:number]

@@ -28,7 +28,7 @@ class Rest(Enum):
     FALLS_ASLEEP = auto()
     """Its engine was told to sleep and has not said that it does."""
     ASLEEP = auto()
-    """Its weights are off the GPU."""
+    """Its weights are off the GPU; of a worker that is stopped, they were when it ended."""
     CALLED_BACK = auto()
     """As `FALLS_ASLEEP`, and it is wanted awake again."""
     WAKES = auto()

@@ -352,7 +352,8 @@ def _ended(life: Life, failure: Failure | None, now: float) -> Step:
         return _to(life, State.STOPPED, now, reason=reason, wanted=False, failure=None), free
     if life.rest is Rest.ASLEEP:  # what it had on the GPU may be another's by now
         reason = f"ended while it slept: {failure.line}"
-        return _to(life, State.STOPPED, now, reason=reason, wanted=False, failure=failure), free
+        down = _to(life, State.STOPPED, now, reason=reason, wanted=False, rest=Rest.ASLEEP)
+        return replace(down, failure=failure), free
     attempts = 1 if healthy else life.attempts + 1
     counts = 0 if failure.cause in PASSING else 1
     unserved = 0 if served else life.unserved + counts

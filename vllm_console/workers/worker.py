@@ -158,7 +158,12 @@ class Worker:
     @property
     def rests(self) -> bool:
         """It sleeps, or is about to."""
-        return self._life.rest not in (Rest.NONE, Rest.WAKES)
+        return self._handle is not None and self._life.rest not in (Rest.NONE, Rest.WAKES)
+
+    @property
+    def ended_asleep(self) -> bool:
+        """It is stopped because it ended while it slept."""
+        return self._life.state is State.STOPPED and self._life.rest is Rest.ASLEEP
 
     @property
     def wakes(self) -> bool:

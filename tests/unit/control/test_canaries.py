@@ -174,6 +174,23 @@ def test_another_share_moves_requests_and_no_worker(daemon: FakeDaemon) -> None:
     assert daemon.file.read()["m"].share == 0.125
 
 
+@pytest.mark.parametrize("says", [config(), TRIED, None])
+def test_its_share_moves_while_the_file_says_nothing_new(
+    daemon: FakeDaemon, says: ModelConfig | None
+) -> None:
+    daemon.canaries.give(daemon.model, 0.1)
+    daemon.rollout.says = says
+    assert daemon.canaries.give(daemon.model, 0.5).share == 0.5
+
+
+def test_a_third_revision_is_not_taken_for_the_one_that_is_tried(daemon: FakeDaemon) -> None:
+    daemon.canaries.give(daemon.model, 0.1)
+    daemon.rollout.says = config(options={"max_num_seqs": 4})
+    with pytest.raises(InvalidInput, match=r"has revision 2 as its canary.* --end"):
+        daemon.canaries.give(daemon.model, 0.5)
+    assert daemon.file.read()["m"].share == 0.1
+
+
 def test_a_promoted_canary_is_a_worker_like_the_others(daemon: FakeDaemon) -> None:
     daemon.canaries.give(daemon.model, 0.1)
     promoted = daemon.canaries.promote(daemon.model)

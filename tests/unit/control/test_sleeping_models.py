@@ -121,6 +121,14 @@ def test_a_request_wakes_every_worker_of_a_model_that_sleeps(tmp_path: Path) -> 
     assert (daemon.loads, daemon.told) == (0, ["woken for a request"])
 
 
+def test_a_request_that_comes_as_a_wake_has_failed_does_not_repeat_it(tmp_path: Path) -> None:
+    (tmp_path / "fleet.toml").touch()
+    worker = FakeSleeper(1, State.ASLEEP)
+    worker.now = replace(worker.now, reason="cannot wake: no room")
+    daemon = wanted(tmp_path, FakeDaemon(model(worker)))
+    assert (daemon.loads, daemon.told, worker.heard) == (0, [], [])
+
+
 @pytest.mark.parametrize(
     ("state", "count", "loads"),
     [

@@ -416,7 +416,7 @@ class World:
         assert (life.tree is Tree.NONE) == (not self.tree and not self.launching)
         assert (life.state in RUNNING) == (life.tree is not Tree.NONE), "an unowned tree"
         assert (life.state is State.ASLEEP) == (
-            life.rest is Rest.ASLEEP and life.state is not State.STOPPING
+            life.rest is Rest.ASLEEP and life.state not in (State.STOPPING, State.STOPPED)
         )
         assert not life.asked or life.state in (State.DRAINING, State.STOPPING)
         assert (self.gate == "queued") == (life.state is State.QUEUED)
