@@ -26,6 +26,8 @@ class FakeEngine:
         self.deaf = False
         """It reads a request, and that is all."""
         self._idle = asyncio.Event()
+        self._never = asyncio.Event()
+        """Kept here: of a task whose event nobody holds the collector makes an error."""
         self.url = ""
 
     async def open(self) -> asyncio.Server:
@@ -54,7 +56,7 @@ class FakeEngine:
         if path != "/is_sleeping":
             self.told.append(f"{target} {body.decode()}".strip())
         if self.deaf:
-            await asyncio.Event().wait()
+            await self._never.wait()
         if path in self.answers:
             return self.answers[path]
         if path == "/is_sleeping":
