@@ -107,3 +107,20 @@ def test_a_worker_found_in_the_middle_of_its_start_keeps_others_off_its_gpu(
         assert [State.STARTING, State.STARTING] not in together
 
     play(scenario)
+
+
+def test_a_fleet_that_comes_up_with_an_older_file_says_which_revision_serves(
+    play: Callable[[Scenario], None],
+) -> None:
+    async def scenario(fleet: Fleet) -> None:
+        first = await fleet.up(ONE + QUICK_ONE)
+        await until(lambda: model(first).ready == 1)
+        fleet.write(ONE + QUICK_ONE + "fake_boot_s = 0.05\n")
+        await first.command("apply", {})
+        assert ("one", "revision 2 serves") in said(first)
+        await first.take_down()
+        await first.close()
+        daemon = await fleet.up(ONE + QUICK_ONE)
+        await until(lambda: ("one", "revision 1 serves") in said(daemon)[-3:])
+
+    play(scenario)

@@ -173,12 +173,16 @@ async def test_the_layout_follows_the_terminals_size() -> None:
             await pilot.pause()
             assert {p.layout_name for p in stage.app.screen.query(Panel)} == {layout}
             assert "llama-70b" in stage.text()
+        await pilot.press("3")
         await pilot.resize_terminal(58, 14)
         await pilot.pause()
         assert stage.text().split() == ["too", "small:", "58x14,", "needs", "60x16"]
         await pilot.resize_terminal(*TABS)
         await pilot.pause()
-        assert "llama-70b" in stage.text()
+        assert "running" in stage.text()
+        focused = stage.app.screen.focused
+        assert isinstance(focused, Panel)
+        assert focused.spec.name == "batching"
 
 
 async def test_every_gpu_is_seen_at_100x30() -> None:

@@ -385,7 +385,17 @@ async def test_the_palette_offers_what_is_legal_and_does_it() -> None:
     assert stage.client.commands == [("load", {"model": "phi-4"})]
 
 
-@pytest.mark.parametrize("key", ["l", "u", "r", "plus", "minus", "s", "w", "e"])
+async def test_the_palette_has_what_begins_with_the_words_first_and_themes_last() -> None:
+    stage = Stage()
+    async with stage.app.run_test(size=ROW) as pilot:
+        await go(stage, pilot, "colon", "p", "i", "n")
+        await stage.until(pilot, lambda: "rose-pine" in stage.text())
+        await pilot.press("enter")
+        await stage.until(pilot, lambda: bool(stage.client.commands))
+    assert stage.client.commands == [("pin", {"model": "llama-70b"})]
+
+
+@pytest.mark.parametrize("key", ["l", "u", "r", "plus", "minus", "s", "w", "e", "p"])
 async def test_a_read_only_console_changes_nothing_by_any_key(key: str) -> None:
     stage = Stage(readonly=True)
     async with stage.app.run_test(size=ROW) as pilot:

@@ -37,6 +37,7 @@ from vllm_console.control.orphans import OrphanWatch
 from vllm_console.control.past import moment_of, snapshot_at
 from vllm_console.control.picture import alerts, model_picture, slots_of
 from vllm_console.control.pins import Pins
+from vllm_console.control.reigning import Reigning
 from vllm_console.control.revisions import Revisions, WantedModels
 from vllm_console.control.rollout import Rollout
 from vllm_console.control.roster import Roster
@@ -152,6 +153,7 @@ class Daemon:
             promoted=self._factory.describe,
             reroute=self.front.changed,
         )
+        self._reigning = Reigning(self.tell)
         self.pins = Pins(place.state_dir / "pins.json", self.models, self.tell)
         self._commands = Commands(self)
         self.models.update((name, self._served(config)) for name, config in fleet.models.items())
@@ -163,6 +165,7 @@ class Daemon:
         began, place = self._clock(), self.place.state_dir
         wanted = self._wanted.read()
         self.pins.restore()
+        await asyncio.to_thread(self._reigning.recall, self._database, time.time())
         self.canaries.restore(wanted)
         adopted = await self._adopt()
         served = {found.spec.worker_id for found in adopted if found.served is not None}
@@ -419,6 +422,7 @@ class Daemon:
     def tell(self, level: str, subject: str, text: str) -> None:
         """Record an event."""
         self.events.add(level, subject, text)
+        self._reigning.heard(subject, text)
 
     def admit(self, config: ModelConfig) -> None:
         """Take in a model that is new in the file, and load it if it starts by itself."""
@@ -497,6 +501,9 @@ class Daemon:
             self._analysis.tick({name: tuple(m.workers) for name, m in self.models.items()})
             machine = self._machine
             self._insights.tick(self._clock(), self.models, machine.devices.gpus, machine.host)
+            if not self.rollout.busy:  # which tells it itself
+                for model in self.models.values():
+                    self._reigning.look(model)
             if self._watchers:
                 self._line = self.snapshot_json()
                 ticked, self._ticked = self._ticked, asyncio.Event()

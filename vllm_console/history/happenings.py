@@ -64,6 +64,12 @@ def happenings(connection: sqlite3.Connection, until: float, since: float = 0.0)
     return found
 
 
+def served_by(text: str) -> int | None:
+    """The revision that an event of this text says serves from then on."""
+    found = _SERVES.search(text)
+    return int(found.group(1)) if found else None
+
+
 def marks(
     found: Iterable[Happening], concerned: re.Pattern[str], since: float, until: float
 ) -> list[Mark]:
@@ -99,9 +105,9 @@ def reigns(
             if (tried := _TRIED.match(happening.text)) and (number := int(tried.group(1))) in seen:
                 told.update({number} if happening.at - seen[number] < _AT_ONCE_S else ())
             told.update(int(number) for number in _FAILED.findall(happening.text))
-            if serves := _SERVES.search(happening.text):
-                told.add(int(serves.group(1)))
-                served.append((happening.at, int(serves.group(1))))
+            if (serves := served_by(happening.text)) is not None:
+                told.add(serves)
+                served.append((happening.at, serves))
     served += [(seconds_of(r.at), r.number) for r in revisions if r.number not in told]
     if (first := min(revisions, key=lambda r: r.number, default=None)) and first.number in told:
         served.append((seconds_of(first.at), first.number))
@@ -119,7 +125,7 @@ def _kind(happening: Happening) -> str | None:
     if happening.subject in ("fleet", "daemon", "history"):
         notable = happening.level in ("warn", "crit") or happening.word in ("daemon", "down")
         return "daemon" if notable else None
-    if _SERVES.search(happening.text):
+    if served_by(happening.text) is not None:
         return "revision"
     if happening.level in ("warn", "crit"):
         return "fault"

@@ -24,6 +24,10 @@ _MEANS = {
     "pin": "nothing evicts it",
     "unpin": "it may be evicted again",
 }
+_BEGINS = 10.0
+"""What a name that begins with what was typed is ahead of those that hold it somewhere."""
+_LAST = 1e-6
+"""What a theme's score is worth: whoever types "pin" means no rose-pine."""
 _COLOURS = "draw in these colours"
 _SHOWS = {
     "details": "settings, environment, timeline and log of its worker",
@@ -74,7 +78,8 @@ class ConsoleCommands(Provider):
         for name, means, run in commands(application(self.screen)):
             score = matcher.match(name)
             if score > 0:
-                yield Hit(score, matcher.highlight(name), run, help=means)
+                begins = _BEGINS if name.startswith(query.lower()) else 0.0
+                yield Hit(score + begins, matcher.highlight(name), run, help=means)
 
 
 class ThemeCommands(Provider):
@@ -99,4 +104,4 @@ class ThemeCommands(Provider):
             score = matcher.match(f"theme {name}")
             if score > 0:
                 title = matcher.highlight(f"theme {name}")
-                yield Hit(score, title, self._choice(name), help=_COLOURS)
+                yield Hit(score * _LAST, title, self._choice(name), help=_COLOURS)

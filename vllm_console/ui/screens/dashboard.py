@@ -137,7 +137,13 @@ class Dashboard(Painted):
             key_display="esc",
         ),
         Binding("e", "edit", "edit", show=False, tooltip="edit the fleet file, then see the plan"),
-        Binding("p", "pin", "pin", show=False, tooltip="nothing may evict the model, or may again"),
+        Binding(
+            "p",
+            "pin",
+            "pin",
+            show=False,
+            tooltip="pin it, so that nothing evicts it, or unpin it",
+        ),
         Binding("y", "copy", "copy", show=False, tooltip="copy the model's command line"),
         *SCREENS,
         Binding("colon", "palette", "commands", key_display=":", tooltip="every command, by name"),
@@ -181,6 +187,13 @@ class Dashboard(Painted):
         self.set_class(small, "-small")
         self.set_class(event.size.width >= _LEAST * len(self._specs) + 2, "-roomy")
         self.call_after_refresh(self.console_app.paint)
+        if not small:
+            self.call_after_refresh(self._focus_again)
+
+    def _focus_again(self) -> None:
+        """Have the panel that is shown the keys' again, which it loses while there is no room."""
+        if self.focused is None:
+            self.query_one(".panel.-shown").focus()
 
     def paint(self, view: View) -> None:
         """Bring every widget up to date; those not displayed draw nothing."""
