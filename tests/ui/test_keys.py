@@ -11,8 +11,9 @@ from tests.ui.playing import MOMENT, Stage
 from tests.ui.scripted import LabFleet
 from tests.ui.scripted_looks import FILE, HOLDS, PATH
 from vllm_console.errors import ConsoleError
-from vllm_console.snapshot import Alert, Event, Snapshot
+from vllm_console.snapshot import Alert, Canary, Event, Snapshot
 from vllm_console.ui.console import Console
+from vllm_console.ui.palette import commands as palette_commands
 from vllm_console.ui.pursuit import FilePursuit, Pursuit
 from vllm_console.ui.screens.agree import Agree
 from vllm_console.ui.screens.confirm import Confirm
@@ -395,6 +396,70 @@ async def test_the_palette_has_what_begins_with_the_words_first_and_themes_last(
     assert stage.client.commands == [("pin", {"model": "llama-70b"})]
 
 
+async def chosen(stage: Stage, pilot: Pilot[None], name: str) -> None:
+    """Run the command of that name from the palette."""
+    await stage.shown(pilot)
+    (run,) = [run for each, _, run in palette_commands(stage.app) if each == name]
+    run()
+    await stage.settled(pilot)
+
+
+async def test_a_revision_is_tried_and_taken_back_from_the_palette() -> None:
+    stage, name = Stage(), "llama-70b"
+    async with stage.app.run_test(size=ROW) as pilot:
+        await chosen(stage, pilot, "canary llama-70b 10%")
+        assert "canary llama-70b 10%: accepted" in last_line(stage)
+        canary = Canary(4, 0.1, "llama-70b-2", "2026-11-20T12:00:00Z")
+        await stage.push(
+            pilot, changed(stage.client.fleet.at(MOMENT + 1), name, revision=3, canary=canary)
+        )
+        offered = [each for each, _, _ in palette_commands(stage.app) if name in each]
+        assert [each for each in offered if each.startswith("canary")] == [
+            f"canary {name} {share}%" for share in (25, 50, 75, 100)
+        ]
+        assert f"roll back {name}" not in offered
+        await chosen(stage, pilot, f"canary {name} 50%")
+        await chosen(stage, pilot, f"end canary {name}")
+        assert isinstance(stage.app.screen, Confirm)
+        assert "revision 3 has all requests" in stage.text()
+        await go(stage, pilot, "n")
+        assert len(stage.client.commands) == 2
+        await chosen(stage, pilot, f"end canary {name}")
+        await go(stage, pilot, "y")
+    assert stage.client.commands == [
+        ("canary", {"model": name, "share": 0.1}),
+        ("canary", {"model": name, "share": 0.5}),
+        ("canary", {"model": name, "end": True}),
+    ]
+
+
+async def test_going_back_to_a_revision_asks_back_and_restarting_the_gateway_does_not() -> None:
+    stage, name = Stage(), "llama-70b"
+    async with stage.app.run_test(size=ROW) as pilot:
+        await chosen(stage, pilot, f"roll back {name}")
+        assert "revision 2 takes the place of revision 3" in stage.text()
+        assert stage.client.commands == []
+        await go(stage, pilot, "y")
+        assert f"roll back {name}: accepted" in last_line(stage)
+        later = stage.client.fleet.at(MOMENT + 1)
+        await stage.push(pilot, replace(later, gateway=replace(later.gateway, running=True)))
+        await chosen(stage, pilot, "restart gateway")
+        assert "restart gateway: accepted" in last_line(stage)
+    assert stage.client.commands == [
+        ("rollback", {"model": name, "wait": False}),
+        ("gateway-restart", {}),
+    ]
+
+
+async def test_the_fleet_file_is_applied_from_the_palette_once_its_plan_is_agreed_to() -> None:
+    stage = Stage()
+    stage.client.fleet_file = HOLDS
+    async with stage.app.run_test(size=ROW) as pilot:
+        await chosen(stage, pilot, "apply fleet file")
+        await stage.until(pilot, lambda: isinstance(stage.app.screen, Agree))
+        assert stage.client.commands == []
+
+
 @pytest.mark.parametrize("key", ["l", "u", "r", "plus", "minus", "s", "w", "e", "p"])
 async def test_a_read_only_console_changes_nothing_by_any_key(key: str) -> None:
     stage = Stage(readonly=True)
@@ -405,11 +470,10 @@ async def test_a_read_only_console_changes_nothing_by_any_key(key: str) -> None:
 
 
 async def test_a_read_only_console_offers_only_looks_in_the_palette() -> None:
-    from vllm_console.ui.palette import commands
-
     stage = Stage(readonly=True)
     async with stage.app.run_test(size=ROW) as pilot:
         await go(stage, pilot)
-        names = [name for name, _, _ in commands(stage.app)]
+        names = [name for name, _, _ in palette_commands(stage.app)]
     assert "log qwen3-32b" in names
-    assert not [name for name in names if name.startswith(("load", "unload", "scale", "edit"))]
+    changing = ("load", "unload", "scale", "edit", "apply", "pin", "canary", "roll", "restart")
+    assert not [name for name in names if name.startswith(changing)]

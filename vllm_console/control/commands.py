@@ -95,8 +95,9 @@ class Commands:
         """Carry out one command; its answer is what the client gets as JSON.
 
         load, unload, restart, scale, sleep, wake, canary and down return once accepted, apply,
-        rollback and gateway-restart once they are done; apply with `wait` false, once the plan is
-        still what was agreed to. Raises `ConsoleError` with the one line that says why not.
+        rollback and gateway-restart once they are done; with `wait` false apply once the plan is
+        still what was agreed to, rollback once there is such a revision. Raises `ConsoleError` with
+        the one line that says why not.
         """
         daemon = self._daemon
         if daemon.going_down and verb != "down":
@@ -202,8 +203,12 @@ class Commands:
     async def _rollback(self, args: Mapping[str, Any]) -> Answer:
         model = self._model(args)
         config = stored(self._daemon.revisions.of(model.name), model, args.get("revision"))
-        await self._daemon.rollout.replace(model, config)
-        return {"ok": True, "model": model.name, "revision": model.revision}
+        replaced = self._daemon.rollout.replace(model, config)
+        if args.get("wait", True):
+            await replaced
+            return {"ok": True, "model": model.name, "revision": model.revision}
+        self._daemon.spawn(replaced)
+        return {"ok": True, "model": model.name}
 
     def _keys(self, verb: str) -> Callable[[Mapping[str, Any]], Awaitable[Answer]]:
         def written(args: Mapping[str, Any]) -> Answer:

@@ -79,6 +79,18 @@ class Acting(App[None]):
         self.say("info", f"{DOING.get(verb, verb)} {model}{to} …")
         self._run(verb, f"{verb} {model}", model=model, **more)
 
+    def ask(self, verb: str, title: str, **args: Any) -> None:
+        """Ask the daemon for what no key does; events tell what comes of it."""
+        if why := (READONLY if self.readonly else self.refused):
+            self.say("info", why)
+            return
+        self.say("info", f"{title} …")
+        self._run(verb, title, **args)
+
+    def confirm(self, verb: str, model: Model, what: str, yes: Callable[[], None]) -> None:
+        """Ask back before what destroys; `what` is what happens to whom."""
+        self.push_screen(Confirm(verb, model, what=what, yes=yes))
+
     def apply_file(self, digest: str | None) -> None:
         """Ask the daemon to carry out what applying the fleet file was shown to do."""
         if why := self.refused:
@@ -111,8 +123,8 @@ class Acting(App[None]):
         except (ConsoleError, OSError) as error:
             self.post_message(Answered("crit", f"{title}: {error}", model))
         else:
-            doing = DOING.get(verb, verb)
-            text = f"{doing} {model or 'the fleet file'}: accepted"
+            whole = f"{DOING.get(verb, verb)} {model or 'the fleet file'}"
+            text = f"{whole if verb in DOING else title}: accepted"
             self.post_message(Answered("ok", text, model))
 
     def on_answered(self, message: Answered) -> None:

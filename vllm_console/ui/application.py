@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Protocol, cast
 
 from textual.dom import DOMNode
@@ -68,6 +69,12 @@ class Application(Protocol):
 
     def command(self, verb: str, model: str, workers: int | None = None) -> None:
         """Ask the daemon."""
+
+    def ask(self, verb: str, title: str, **args: Any) -> None:
+        """Ask the daemon for what no key does; `title` is what it is called."""
+
+    def confirm(self, verb: str, model: Model, what: str, yes: Callable[[], None]) -> None:
+        """Ask back before what destroys."""
 
     def apply_file(self, digest: str | None) -> None:
         """Carry out what applying the fleet file was shown to do."""

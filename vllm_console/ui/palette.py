@@ -7,6 +7,7 @@ from functools import partial
 
 from textual.command import DiscoveryHit, Hit, Hits, Provider
 
+from vllm_console.snapshot import Model
 from vllm_console.ui.application import Application, application
 from vllm_console.ui.states import refusal
 from vllm_console.ui.theme import OURS
@@ -28,6 +29,8 @@ _BEGINS = 10.0
 """What a name that begins with what was typed is ahead of those that hold it somewhere."""
 _LAST = 1e-6
 """What a theme's score is worth: whoever types "pin" means no rose-pine."""
+_SHARES = (10, 25, 50, 75, 100)
+"""Of the requests, in percent: what a canary is offered."""
 _COLOURS = "draw in these colours"
 _SHOWS = {
     "details": "settings, environment, timeline and log of its worker",
@@ -45,6 +48,7 @@ def commands(app: Application) -> Iterator[Command]:
     free = not app.readonly and app.refused is None
     if free:
         yield "edit fleet file", "in $EDITOR, then see the plan", lambda: app.open("edit")
+        yield "apply fleet file", "see the plan, then agree to it", lambda: app.open("apply")
     yield "acknowledge alerts", "hide them until they change", app.acknowledge
     yield "pause", "hold the picture still, or let it run", lambda: app.pause(not app.board.paused)
     snapshot, here = app.view.snapshot, app.view.model
@@ -59,9 +63,44 @@ def commands(app: Application) -> Iterator[Command]:
             if free and legal and model.scale.max > 1 and number != model.wanted:
                 name = f"scale {model.name} to {number}"
                 yield name, f"now {model.wanted} wanted", partial(app.act, "scale", model, number)
+        if free:
+            yield from _revisions(app, model)
         for what, means in _SHOWS.items():
             yield f"{what} {model.name}", means, partial(app.open, what, key)
+    if free and snapshot is not None and snapshot.gateway.running:
+        restart = partial(app.ask, "gateway-restart", "restart gateway")
+        yield "restart gateway", "a new process, no request lost", restart
     yield "quit", "leave the console; the fleet goes on", app.leave
+
+
+def _revisions(app: Application, model: Model) -> Iterator[Command]:
+    """What tries another revision of a model, and what goes back to one."""
+    name, canary = model.name, model.canary
+    if canary is None and model.revision > 1:
+        roll = partial(app.ask, "rollback", f"roll back {name}", model=name, wait=False)
+        what = f"revision {model.revision - 1} takes the place of revision {model.revision}"
+        means = f"serve revision {model.revision - 1} again, after a question"
+        yield f"roll back {name}", means, partial(app.confirm, "roll back", model, what, roll)
+    if canary is None and model.state == "ready":
+        yield (
+            f"canary {name} 10%",
+            "try what fleet.toml says of it with a share of its requests",
+            partial(app.ask, "canary", f"canary {name} 10%", model=name, share=0.1),
+        )
+    if canary is None:
+        return
+    for percent in _SHARES:
+        if percent != round(canary.share * 100):
+            title = f"canary {name} {percent}%"
+            yield (
+                title,
+                f"revision {canary.revision} has {canary.share * 100:.3g} % of the requests now",
+                partial(app.ask, "canary", title, model=name, share=percent / 100),
+            )
+    end = partial(app.ask, "canary", f"end canary {name}", model=name, end=True)
+    what = f"its worker drains, then stops; revision {model.revision} has all requests"
+    means = f"revision {model.revision} has all requests again, after a question"
+    yield f"end canary {name}", means, partial(app.confirm, "end canary", model, what, end)
 
 
 class ConsoleCommands(Provider):

@@ -27,10 +27,10 @@ def opened(what: str, key: str | None) -> Screen[Any] | None:
         from vllm_console.ui.screens.events import Events
 
         return Events()
-    if what in ("file", "edit"):
+    if what in ("file", "edit", "apply"):
         from vllm_console.ui.screens.fleet_file import FleetFilePage
 
-        return FleetFilePage(edit=what == "edit")
+        return FleetFilePage(edit=what == "edit", apply=what == "apply")
     if what == "history":
         from vllm_console.ui.screens.history import HistoryPage
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import ClassVar
 
 from textual import events
@@ -36,15 +37,26 @@ def consequence(verb: str, model: Model, to: int | None = None) -> str:
 
 
 class Confirm(Modal):
-    """Asks once about one verb and one model."""
+    """Asks once about one verb and one model; `yes` does what the verb alone would not."""
 
     BINDINGS: ClassVar = [
         Binding("y", "yes", "yes"),
         Binding("n,escape,enter,q", "dismiss", "no"),
     ]
 
-    def __init__(self, verb: str, model: Model, workers: int | None = None) -> None:
+    def __init__(
+        self,
+        verb: str,
+        model: Model,
+        workers: int | None = None,
+        *,
+        what: str | None = None,
+        yes: Callable[[], None] | None = None,
+    ) -> None:
+        """`what` is what happens to whom, by default as the verb and the model tell."""
         super().__init__()
+        self._what = consequence(verb, model, workers) if what is None else what
+        self._yes = yes
         self._verb = verb
         self._model = model
         self._workers = workers
@@ -57,10 +69,9 @@ class Confirm(Modal):
 
     def _draw(self, view: View, width: int, height: int) -> list[Row]:
         to = "" if self._workers is None else f" to {self._workers}"
-        what = consequence(self._verb, self._model, self._workers)
         return [
             [(f"{self._verb} ", "text"), (self._model.name, "value"), (f"{to}?", "text")],
-            *wrap(what, width, "label", 2),
+            *wrap(self._what, width, "label", 2),
             [],
             [
                 ("y", "warn!"),
@@ -75,7 +86,10 @@ class Confirm(Modal):
         """Do it."""
         app = application(self)
         self.dismiss()
-        app.command(self._verb, self._model.name, self._workers)
+        if self._yes is not None:
+            self._yes()
+        else:
+            app.command(self._verb, self._model.name, self._workers)
 
     def on_key(self, event: events.Key) -> None:
         """A capital letter answers like a small one."""

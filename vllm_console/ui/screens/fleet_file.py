@@ -30,7 +30,7 @@ class Line:
 
 
 class FleetFilePage(Page):
-    """The file as it lies on the disk; `edit` opens the editor at once."""
+    """The file as it lies on the disk; `edit` opens the editor at once, `apply` asks at once."""
 
     BINDINGS: ClassVar = [
         BACK,
@@ -44,9 +44,10 @@ class FleetFilePage(Page):
         *ENDS,
     ]
 
-    def __init__(self, *, edit: bool = False) -> None:
+    def __init__(self, *, edit: bool = False, apply: bool = False) -> None:
         super().__init__()
         self._edit = edit
+        self._apply = apply
         self._edited = False
         self._seconds = 0
         self._edits = 0
@@ -99,6 +100,9 @@ class FleetFilePage(Page):
         if self._edit:
             self._edit = False
             self.action_edit()
+        elif self._apply:
+            self._apply = False
+            self.action_apply()
         elif self._edited:
             self._edited = False
             self._after_the_edit(found)
