@@ -6,6 +6,7 @@ import http.client
 import json
 import re
 from collections.abc import Mapping
+from contextlib import ExitStack
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -31,14 +32,21 @@ class Served:
         self.site = site
         self.port = port
         self.url = f"http://127.0.0.1:{port}"
+        self._clients = ExitStack()
 
     def openai(self, key: str = "none", **options: Any) -> openai.OpenAI:
-        """The official client; it sends nothing twice."""
-        return openai.OpenAI(base_url=f"{self.url}/v1", api_key=key, max_retries=0, **options)
+        """The official client, open until `hang_up`; it sends nothing twice."""
+        client = openai.OpenAI(base_url=f"{self.url}/v1", api_key=key, max_retries=0, **options)
+        return self._clients.enter_context(client)
 
     def anthropic(self, key: str = "none") -> anthropic.Anthropic:
-        """The official client; it sends nothing twice."""
-        return anthropic.Anthropic(base_url=self.url, api_key=key, max_retries=0)
+        """The official client, open until `hang_up`; it sends nothing twice."""
+        client = anthropic.Anthropic(base_url=self.url, api_key=key, max_retries=0)
+        return self._clients.enter_context(client)
+
+    def hang_up(self) -> None:
+        """Close every client there is."""
+        self._clients.close()
 
     def get(self, path: str) -> tuple[int, str]:
         """Status and text of a GET."""

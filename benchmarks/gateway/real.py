@@ -51,6 +51,7 @@ def main() -> int:
                 except Exception as error:
                     traceback.print_exc()
                     kept, note = False, repr(error)
+                served.hang_up()
                 rows.append([name, "kept" if kept else "BROKEN", time.monotonic() - began, note])
     table(rows, ["promise", "", "s", ""])
     return 0 if all(row[1] == "kept" for row in rows) else 1

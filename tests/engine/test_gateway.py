@@ -32,6 +32,13 @@ def served(
         yield Served(site, port)
 
 
+@pytest.fixture(autouse=True)
+def clients_hang_up(served: Served) -> Iterator[None]:
+    """None is left to the collector, which finds its sockets in a later test."""
+    yield
+    served.hang_up()
+
+
 @pytest.mark.parametrize("promise", [pytest.param(p, id=name) for name, p in INTERFACES.items()])
 def test_on_real_vllm_the_gateway(served: Served, promise: Promise) -> None:
     assert promise(served)

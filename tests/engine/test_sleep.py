@@ -32,6 +32,13 @@ def served(
         yield Served(site, port)
 
 
+@pytest.fixture(autouse=True)
+def clients_hang_up(served: Served) -> Iterator[None]:
+    """None is left to the collector, which finds its sockets in a later test."""
+    yield
+    served.hang_up()
+
+
 def tokens(served: Served) -> str:
     """What the model says to the same prompt, each time the likeliest token."""
     answer = served.openai(timeout=120.0).completions.create(

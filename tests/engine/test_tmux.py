@@ -118,18 +118,19 @@ def test_load_watch_unload_and_quit_by_keys_alone(fleet: Fleet, tmux: Tmux) -> N
     done = threading.Event()
 
     def ask() -> None:
-        client = openai.OpenAI(base_url=f"{worker['url']}/v1", api_key="none", max_retries=0)
-        stream = client.completions.create(
-            model="tiny",
-            prompt="once",
-            max_tokens=1500,
-            stream=True,
-            extra_body={"ignore_eos": True},
-        )
-        with stream:
-            for _ in stream:
-                if done.is_set():
-                    return
+        url = f"{worker['url']}/v1"
+        with openai.OpenAI(base_url=url, api_key="none", max_retries=0) as client:
+            stream = client.completions.create(
+                model="tiny",
+                prompt="once",
+                max_tokens=1500,
+                stream=True,
+                extra_body={"ignore_eos": True},
+            )
+            with stream:
+                for _ in stream:
+                    if done.is_set():
+                        return
 
     asking = threading.Thread(target=ask)
     asking.start()
