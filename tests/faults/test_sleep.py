@@ -185,6 +185,23 @@ def test_the_next_daemon_adopts_it_asleep_and_can_wake_it(play: Callable[[Scenar
     play(scenario)
 
 
+def test_a_load_that_comes_before_the_next_daemon_has_looked_wakes_it_all_the_same(
+    play: Callable[[Scenario], None],
+) -> None:
+    async def scenario(fleet: Carded) -> None:
+        first = await fleet.serving(ONE + SLEEPER + QUICK_ONE)
+        before = pid(first)
+        await put_to_sleep(first)
+        await first.close()
+        second = await fleet.up()
+        assert model(second).state == State.STARTING
+        await second.command("load", {"model": "one"})
+        await reaches(second, State.READY)
+        assert pid(second) == before
+
+    play(scenario)
+
+
 def test_a_request_while_no_daemon_runs_is_answered_once_the_next_one_is_there(
     play: Callable[[Scenario], None],
 ) -> None:

@@ -116,7 +116,9 @@ class Commands:
 
     async def _load(self, args: Mapping[str, Any]) -> Answer:
         model = self._model(args)
-        return _done(model, [worker.id for worker in self._daemon.load(model)])
+        started = self._daemon.load(model)
+        model.call()
+        return _done(model, [worker.id for worker in started])
 
     async def _unload(self, args: Mapping[str, Any]) -> Answer:
         model = self._model(args)

@@ -131,6 +131,12 @@ class ServedModel:
             worker.wake()
         return list[Actor](resting)
 
+    def call(self) -> None:
+        """Have those workers serve that were found running, even if they turn out to sleep."""
+        for worker in self.workers.values():
+            if isinstance(worker, Worker) and worker.state is State.STARTING:
+                worker.wake()
+
     def scale(self, number: int) -> tuple[list[Actor], list[Actor]]:
         """Want exactly `number` workers; returns those that start and those to retire.
 

@@ -42,6 +42,8 @@ class Life:
     state: State = State.STOPPED
     tree: Tree = Tree.NONE
     rest: Rest = Rest.NONE
+    called: bool = False
+    """It was found running, and is wanted awake if it turns out to sleep."""
     wanted: bool = False
     asked: bool = False
     """We asked the present tree to end."""

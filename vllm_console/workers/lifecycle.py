@@ -168,7 +168,8 @@ def _to(
     rest: Rest = Rest.NONE,
     **changes: Any,
 ) -> Life:
-    return replace(life, state=state, since=now, reason=reason, alarm=alarm, rest=rest, **changes)
+    new = replace(life, state=state, since=now, reason=reason, alarm=alarm, rest=rest, called=False)
+    return replace(new, **changes)
 
 
 def _queue(life: Life, now: float, **changes: Any) -> Step:
@@ -181,6 +182,8 @@ def _load(life: Life, now: float) -> Step:
     match life.state:
         case State.STOPPED | State.FAILED | State.CRASH_LOOP | State.BACKOFF:
             return _queue(life, now, failure=None, attempts=0, unserved=0, restarts=0)
+        case State.STOPPING if life.rest is Rest.ASLEEP:  # it ends in its sleep: it starts again
+            return replace(life, rest=Rest.NONE), ()
         case _:
             return _wake(life, now)
 
@@ -228,6 +231,8 @@ def _wake(life: Life, now: float) -> Step:
             due = now + life.timeout_s
             waking = _to(life, State.STARTING, now, reason="wakes up", alarm=due, rest=Rest.WAKES)
             return waking, (Action.WAKE,)
+        case Rest.NONE if life.state is State.STARTING and life.tree is Tree.ALIVE:
+            return replace(life, called=True), ()
         case _:
             return life, ()
 
@@ -241,9 +246,11 @@ def _fell_asleep(life: Life, now: float) -> Step:
         return _stop(life, life.grace_s + KILL_SLACK_S, now)
     served = life.ready if life.ready is not None else now
     asleep = _to(life, State.ASLEEP, now, rest=Rest.ASLEEP, ready=served, unserved=0, failure=None)
-    if life.rest is Rest.CALLED_BACK:
-        return _wake(asleep, now)
-    return asleep, (Action.UNQUEUE,) if found else ()
+    free = (Action.UNQUEUE,) if found else ()
+    if life.rest is Rest.CALLED_BACK or life.called:
+        waking, actions = _wake(asleep, now)
+        return waking, (*free, *actions)
+    return asleep, free
 
 
 def _restart(life: Life, now: float) -> Step:

@@ -290,6 +290,22 @@ HISTORIES: dict[str, History] = {
         (51, lc.Gone(DIED, asked=False), S.STOPPED, (A.UNQUEUE,)),
         (52, lc.Load(), S.QUEUED, (A.QUEUE,)),
     ],
+    "what dies in its sleep and is loaded before it has gone starts anew": [
+        *SLEEPS,
+        (50, lc.MainDied(), S.STOPPING, ()),
+        (50.5, lc.Load(), S.STOPPING, ()),
+        (51, lc.Gone(DIED, asked=False), S.BACKOFF, (A.UNQUEUE,)),
+        (52, lc.Tick(), S.QUEUED, (A.QUEUE,)),
+    ],
+    "what is asked for while it is looked at wakes if it turns out to sleep": [
+        (0, lc.Launched(100, 40, ago_s=500, served_ago_s=400), S.STARTING, (A.WATCH,)),
+        (0.5, lc.Load(), S.STARTING, ()),
+        (1, lc.FellAsleep(), S.STARTING, (A.UNQUEUE, A.WAKE)),
+        (2, lc.WokeUp(), S.READY, ()),
+        (3, lc.Sleep(), S.DRAINING, (A.DRAIN,)),
+        (4, lc.Drained(), S.DRAINING, (A.SLEEP,)),
+        (5, lc.FellAsleep(), S.ASLEEP, ()),
+    ],
     "what dies while it wakes starts anew": [
         *SLEEPS,
         (60, lc.Wake(), S.STARTING, (A.WAKE,)),
