@@ -89,6 +89,18 @@ def test_a_stream_of_who_asks_the_engine_itself_ends_before_it_sleeps(served: Se
     assert served.verb("wake", MODEL) == f"{MODEL}: ready, {url}\n"
 
 
+def test_one_that_somebody_else_puts_to_sleep_is_seen_asleep_and_woken(served: Served) -> None:
+    before, pid = tokens(served), served.site.pids()[WORKER]
+    url = served.site.workers()[WORKER].url
+    assert url is not None
+    with connected(int(url.rpartition(":")[2])) as connection:
+        connection.request("POST", "/sleep?level=1&mode=wait")
+        assert connection.getresponse().status == 200
+    reaches(served, "asleep")
+    assert tokens(served) == before
+    assert served.site.pids()[WORKER] == pid
+
+
 def test_a_daemon_that_is_killed_adopts_it_asleep_and_unloads_it_in_time(served: Served) -> None:
     before, pid = tokens(served), served.site.pids()[WORKER]
     served.verb("sleep", MODEL)

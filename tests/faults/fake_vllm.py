@@ -201,6 +201,7 @@ def metrics(engine: Engine) -> bytes:
     """/metrics as vLLM words it."""
     lines = [
         f"vllm:num_requests_running {engine.running}.0",
+        f'vllm:engine_sleep_state{{sleep_state="awake"}} {1 - engine.sleeping}.0',
         "vllm:num_requests_waiting 0.0",
         f"vllm:generation_tokens_total {engine.tokens}.0",
         f'vllm:iteration_tokens_total_bucket{{le="1.0"}} {engine.steps}.0',

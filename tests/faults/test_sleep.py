@@ -23,11 +23,13 @@ from tests.faults.test_daemon import (
     model,
     until,
 )
+from vllm_console import http1
 from vllm_console.control.daemon import Daemon
 from vllm_console.devices.nvml import NvmlReading
 from vllm_console.errors import ConsoleError
 from vllm_console.snapshot import Gpu
 from vllm_console.workers import lifecycle
+from vllm_console.workers import worker as worker_module
 from vllm_console.workers.states import State
 
 SLEEPER = "sleep_level = 2\n"
@@ -181,6 +183,26 @@ def test_the_next_daemon_adopts_it_asleep_and_can_wake_it(play: Callable[[Scenar
         await until(lambda: second.snapshot().gateway.running)
         assert await asked(url_of(second)) == (200, WHOLE)
         assert pid(second) == before
+
+    play(scenario)
+
+
+def test_one_that_somebody_else_puts_to_sleep_is_seen_asleep_and_woken_for_a_request(
+    play: Callable[[Scenario], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(worker_module, "SETTLED_S", 0.1)
+
+    async def scenario(fleet: Carded) -> None:
+        daemon = await fleet.serving(ONE + SLEEPER + QUICK_ONE)
+        await until(lambda: model(daemon).ready == 1)
+        before, (worker,) = pid(daemon), model(daemon).workers
+        pool = http1.Pool()
+        told = await pool.request("POST", f"{worker.url}/sleep?level=1&mode=wait", timeout=5.0)
+        await pool.close()
+        assert told.status == 200
+        await reaches(daemon, State.ASLEEP)
+        assert await asked(url_of(daemon)) == (200, WHOLE)
+        assert pid(daemon) == before
 
     play(scenario)
 

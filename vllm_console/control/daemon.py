@@ -42,6 +42,7 @@ from vllm_console.control.revisions import Revisions, WantedModels
 from vllm_console.control.rollout import Rollout
 from vllm_console.control.roster import Roster
 from vllm_console.control.served import Actor, ServedModel
+from vllm_console.control.sleepers import judge_sleep
 from vllm_console.control.stalls import judge_progress
 from vllm_console.devices.mounts import remote_filesystem
 from vllm_console.devices.nvml import Nvml
@@ -514,6 +515,8 @@ class Daemon:
     def _judge_progress(self, worker_id: str) -> None:
         frozen_s = self._observation.frozen_s(worker_id)
         judge_progress(self.models, worker_id, frozen_s, lambda w: self.spawn(w.restart()))
+        newest = self._observation.history.latest(f"worker/{worker_id}")
+        judge_sleep(self.models.worker(worker_id), newest)
 
     async def _read_machine_for_ever(self) -> None:
         while True:

@@ -238,9 +238,13 @@ def _wake(life: Life, now: float) -> Step:
 
 
 def _fell_asleep(life: Life, now: float) -> Step:
-    """It was told to; or it was found running, and asleep."""
-    found = life.state is State.STARTING and life.tree is Tree.ALIVE and life.rest is Rest.NONE
-    if not found and life.rest not in (Rest.FALLS_ASLEEP, Rest.CALLED_BACK):
+    """It was told to; or it was found running, and asleep; or somebody else has told it."""
+    unasked = life.tree is Tree.ALIVE and life.rest is Rest.NONE
+    found = unasked and life.state is State.STARTING
+    if not (found or (unasked and life.state is State.READY)) and life.rest not in (
+        Rest.FALLS_ASLEEP,
+        Rest.CALLED_BACK,
+    ):
         return life, ()
     if life.asked:
         return _stop(life, life.grace_s + KILL_SLACK_S, now)

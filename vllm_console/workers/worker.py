@@ -34,6 +34,8 @@ LOOK_S = 0.05
 """Between two looks at the log of a starting worker, and two probes once vLLM says it serves."""
 PROBE_RARELY_S = 1.0
 """Between two probes before that: a quieter log level may never say it."""
+SETTLED_S = 3.0
+"""What metrics say of sleep may be older than a wake that has just ended."""
 PROBE_TIMEOUT_S = 2.0
 
 Prepare = Callable[[], Awaitable[tuple[LaunchSpec, dict[str, str]]]]
@@ -103,6 +105,7 @@ class Worker:
         self._tasks: set[asyncio.Task[None]] = set()
         self._turn: asyncio.Task[None] | None = None
         self._start_watch: asyncio.Task[None] | None = None
+        self._asking: asyncio.Task[None] | None = None
         self._waiting: list[tuple[Callable[[Life], bool], asyncio.Future[None]]] = []
 
     # --- what it is ---------------------------------------------------------------------------
@@ -210,6 +213,14 @@ class Worker:
     def wake(self) -> None:
         """Want it to serve again, if it sleeps or is about to."""
         self._dispatch(life.Wake())
+
+    def seems_asleep(self) -> None:
+        """Have its engine asked whether it sleeps, as its metrics say; nobody here told it to."""
+        handle, settled = self._handle, self._clock() - self._life.since >= SETTLED_S
+        if handle is None or not (self.can_sleep and self.state is State.READY and settled):
+            return
+        if self._asking is None or self._asking.done():
+            self._asking = self._spawn(self._ask_whether_asleep(handle))
 
     def stalled(self, reason: str) -> None:
         """Hear that requests run and no iteration finishes; only a ready worker can stall."""
@@ -416,6 +427,10 @@ class Worker:
         self._report(handle, life.FellAsleep())
         if self._bed is not None:
             await self._bed.sleeps(self)
+
+    async def _ask_whether_asleep(self, handle: Handle) -> None:
+        if await sleeping.is_asleep(self._http, _url(handle.spec)):
+            self._report(handle, life.FellAsleep())
 
     async def _wake_up(self, handle: Handle) -> None:
         spec = handle.spec

@@ -235,7 +235,12 @@ HISTORIES: dict[str, History] = {
     "an engine that does not go to sleep serves on": [
         *FALLS,
         (42, lc.StayedAwake("/sleep says HTTP 500"), S.READY, ()),
-        (43, lc.FellAsleep(), S.READY, ()),
+    ],
+    "who is put to sleep by somebody else sleeps, and wakes as any": [
+        *SERVES,
+        (40, lc.FellAsleep(), S.ASLEEP, ()),
+        (50, lc.Wake(), S.STARTING, (A.WAKE,)),
+        (51, lc.WokeUp(), S.READY, ()),
     ],
     "an engine that cannot be woken sleeps on, and says why for ten seconds": [
         *SLEEPS,
@@ -448,6 +453,8 @@ class World:
         life = self.life
         events: list[Event] = [lc.Load(), lc.Unload(), lc.Restart(), lc.Tick()]
         events += [lc.Stalled("x"), lc.Resumed(), lc.Sleep(), lc.Wake(), lc.Blocked("x")]
+        if life.state is State.READY:
+            events.append(lc.FellAsleep())
         if self.told == "SLEEP":
             events += [lc.FellAsleep(), lc.StayedAwake("x")]
         if self.told == "WAKE":
