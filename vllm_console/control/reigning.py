@@ -34,7 +34,7 @@ class Reigning:
             with database.reading() as connection:
                 events = read_events_like(connection, iso(now), _OF_A_REVISION)
                 self._serves = _newest(read_revisions(connection), events, now)
-        except (OSError, sqlite3.Error):
+        except (OSError, sqlite3.Error, ValueError):
             return  # no file yet, or one that cannot be read: nothing is known to be otherwise
 
     def heard(self, subject: str, text: str) -> None:
@@ -57,7 +57,11 @@ def _newest(
 ) -> dict[str, int]:
     told: dict[str, list[Happening]] = {}
     for event in events:
-        happening = Happening(seconds_of(event.at), event.level, event.subject, event.text)
+        try:
+            at = seconds_of(event.at)
+        except ValueError:
+            continue  # taken in from an older version's file, where it was no time either
+        happening = Happening(at, event.level, event.subject, event.text)
         told.setdefault(event.subject, []).append(happening)
     spans = {
         model: reigns(told.get(model, ()), kept, model, now, inf)

@@ -74,6 +74,25 @@ def test_a_revision_that_is_back_is_told_once(
     assert len(told) == 1
 
 
+def test_what_has_no_time_or_no_order_stops_no_daemon(
+    tmp_path: Path, told: list[tuple[str, str, str]]
+) -> None:
+    database = Database(tmp_path / "history.sqlite")
+    events, times = (
+        EventLog(database, clock=lambda: times.pop()),
+        ["0 o'clock", "2026-11-20T10:00:00Z"],
+    )
+    Revisions(database, clock=lambda: "2026-11-20T09:00:00Z").number(ONE)
+    events.add("ok", "m", "revision 1 serves")
+    events.add("ok", "m", "revision 7 serves")
+    database.start()
+    database.close()
+    made = reigning(told)
+    made.recall(Database(tmp_path / "history.sqlite"), LATER)
+    made.look(model(2))
+    assert told == [("info", "m", "revision 2 serves")]
+
+
 @pytest.mark.parametrize("revisions", [(2,), (2, 2), (1, 2), (0,), ()])
 def test_what_the_record_has_is_not_told_again_nor_what_is_unclear(
     revisions: tuple[int, ...], recorded: Database, told: list[tuple[str, str, str]]
