@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -74,23 +76,15 @@ def test_a_revision_that_is_back_is_told_once(
     assert len(told) == 1
 
 
-def test_what_has_no_time_or_no_order_stops_no_daemon(
-    tmp_path: Path, told: list[tuple[str, str, str]]
+def test_an_event_without_a_time_as_older_versions_have_stops_no_daemon(
+    recorded: Database, told: list[tuple[str, str, str]]
 ) -> None:
-    database = Database(tmp_path / "history.sqlite")
-    events, times = (
-        EventLog(database, clock=lambda: times.pop()),
-        ["0 o'clock", "2026-11-20T10:00:00Z"],
-    )
-    Revisions(database, clock=lambda: "2026-11-20T09:00:00Z").number(ONE)
-    events.add("ok", "m", "revision 1 serves")
-    events.add("ok", "m", "revision 7 serves")
-    database.start()
-    database.close()
+    with closing(sqlite3.connect(recorded.path)) as connection, connection:
+        connection.execute("UPDATE events SET at = '0'")
     made = reigning(told)
-    made.recall(Database(tmp_path / "history.sqlite"), LATER)
-    made.look(model(2))
-    assert told == [("info", "m", "revision 2 serves")]
+    made.recall(recorded, LATER)
+    made.look(model(1))
+    assert told == [("info", "m", "revision 1 serves")]  # the newer was seen last
 
 
 @pytest.mark.parametrize("revisions", [(2,), (2, 2), (1, 2), (0,), ()])
