@@ -516,7 +516,7 @@ class Daemon:
         frozen_s = self._observation.frozen_s(worker_id)
         judge_progress(self.models, worker_id, frozen_s, lambda w: self.spawn(w.restart()))
         newest = self._observation.history.latest(f"worker/{worker_id}")
-        judge_sleep(self.models.worker(worker_id), newest)
+        judge_sleep(self.models, worker_id, newest)
 
     async def _read_machine_for_ever(self) -> None:
         while True:

@@ -14,7 +14,7 @@ from vllm_console.control.roster import Roster
 from vllm_console.control.served import Actor, ServedModel
 from vllm_console.errors import ConsoleError, InvalidInput, TimedOut
 from vllm_console.fleet.model import Fleet, ModelConfig
-from vllm_console.fleet.revision import fingerprint
+from vllm_console.fleet.revision import as_it_runs, fingerprint
 from vllm_console.workers.states import ENDED, SERVING, State
 
 _DECIDED = (*ENDED, State.READY, State.BACKOFF)
@@ -140,7 +140,9 @@ def _applied(changes: Sequence[Change], failed: Sequence[str]) -> str:
 def stored(kept: Sequence[Revision], model: ServedModel, number: int | None) -> ModelConfig:
     """The configuration of a revision, by default the one before the present one.
 
-    Raises `InvalidInput` when there is no such revision, or this version cannot read it.
+    What takes effect without a new worker, such as limits and targets, is no part of a revision:
+    it stays as it is now. Raises `InvalidInput` when there is no such revision, or this version
+    cannot read it.
     """
     wanted = model.revision - 1 if number is None else number
     found = next((revision for revision in kept if revision.number == wanted), None)
@@ -150,7 +152,7 @@ def stored(kept: Sequence[Revision], model: ServedModel, number: int | None) -> 
             f"{model.name} is at revision {model.revision}; to roll back to there is {there}"
         )
     try:
-        return ModelConfig.model_validate(found.config)
+        return as_it_runs(ModelConfig.model_validate(found.config), model.config)
     except ValueError as error:
         raise InvalidInput(
             f"revision {wanted} of {model.name} is of another version: {error!r}"[:300]

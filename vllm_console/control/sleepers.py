@@ -8,7 +8,7 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 
 from vllm_console.control.machine import Machine
-from vllm_console.control.served import Actor
+from vllm_console.control.roster import Roster
 from vllm_console.errors import ConsoleError
 from vllm_console.telemetry.sample import Sample
 from vllm_console.workers.states import State
@@ -23,14 +23,16 @@ Steady = Callable[[str, Collection[int]], AbstractAsyncContextManager[object]]
 """Held while a worker changes the memory of these GPUs; entered when nobody else does."""
 
 
-def judge_sleep(worker: Actor | None, sample: Sample | None) -> None:
+def judge_sleep(models: Roster, worker_id: str, sample: Sample | None) -> None:
     """Have a worker asked whether it sleeps, where its metrics say that no engine of it is awake.
 
     Whoever reaches an engine can send it to sleep, and so can a daemon that dies while requests
     are still waited for.
     """
-    awake = None if sample is None else sample.gauges.get("sleep:awake")
-    if awake == 0.0 and isinstance(worker, Worker):
+    if sample is None or sample.gauges.get("sleep:awake") != 0.0:
+        return
+    worker = models.worker(worker_id)
+    if isinstance(worker, Worker):
         worker.seems_asleep()
 
 

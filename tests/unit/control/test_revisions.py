@@ -69,6 +69,17 @@ def test_an_earlier_revision_comes_back_as_it_was(database: Open) -> None:
         stored(kept, model, 3)
 
 
+def test_going_back_keeps_what_is_no_part_of_a_revision(database: Open) -> None:
+    revisions = Revisions(database())
+    for seqs in (1, 2):
+        revisions.number(config(seqs))
+    changed = {"pinned": True, "sampling": {"temperature": 0.2}}
+    model = ServedModel(config(2).model_copy(update=changed), 2, _never)  # type: ignore[arg-type]
+    back = stored(revisions.of("m"), model, 1)
+    assert back == config(1).model_copy(update=changed)
+    assert revisions.number(back) == 1
+
+
 def test_wanted_models_are_forgotten_by_a_clean_down_only(tmp_path: Path) -> None:
     path = tmp_path / "wanted.json"
     WantedModels(path).write({"m": 2})
