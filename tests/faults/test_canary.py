@@ -158,7 +158,7 @@ def test_ending_a_canary_loses_no_request_and_leaves_the_former_workers(play: Pl
         assert crowd.wrong == []
         assert ready(model(daemon)) == before
         assert said(daemon)[-1] == "canary: revision 2 ends; revision 1 has all requests"
-        with pytest.raises(InvalidInput, match="one has no canary"):
+        with pytest.raises(ConsoleError, match="one has no canary"):
             await daemon.command("canary", {"model": "one", "end": True})
 
     play(scenario)

@@ -88,11 +88,11 @@ class Canaries:
     def dismiss(self, model: ServedModel) -> Canary:
         """Begin to end a canary: nothing new comes to it, then it stops.
 
-        Raises `InvalidInput` where there is none.
+        Raises `ConsoleError` where there is none.
         """
         canary = model.canary
         if canary is None:
-            raise InvalidInput(f"{model.name} has no canary")
+            raise ConsoleError(f"{model.name} has no canary")
         self._daemon.spawn(self.end(model))
         return canary
 

@@ -248,7 +248,7 @@ def test_a_canary_that_ends_is_kept_as_one_that_ends_until_it_has_gone(daemon: F
     assert seen == [{"m": Kept(1, 2, 0.1, "m-2", NOW, True, ends=True)}]
     assert daemon.file.read() == {}
     assert daemon.told[-1] == ("info", "canary: revision 2 ends; revision 1 has all requests")
-    with pytest.raises(InvalidInput, match="m has no canary"):
+    with pytest.raises(ConsoleError, match="m has no canary"):
         daemon.canaries.dismiss(daemon.model)
 
 
